@@ -1,1 +1,21 @@
+//! The release side: from a plugin's source to a signed package.
+//!
+//! The modules stand in the order of the flow, and each step takes the one before by value:
+//!
+//! ```text
+//! source      compile      stamp       manifest     sign       archive
+//! SourceTree → Compiled  → Stamped   → Unsigned   → Signed   → PackageFile
+//! ```
+//!
+//! [`plan`] decides everything before anything is touched. Only [`sign`] reads private keys, only
+//! [`compile`] starts processes, only [`environment`] reads the environment.
 
+pub mod archive;
+pub mod commands;
+pub mod compile;
+pub mod environment;
+pub mod manifest;
+pub mod plan;
+pub mod sign;
+pub mod source;
+pub mod stamp;

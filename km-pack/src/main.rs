@@ -1,1 +1,5 @@
-fn main() {}
+//! `km-pack`: builds, stamps, signs and inspects plugin packages.
+
+fn main() -> std::process::ExitCode {
+    km_pack::commands::main()
+}

@@ -1,1 +1,193 @@
+//! Everything the author of a Kilometers plugin needs.
+//!
+//! A plugin is a program that sees every message between an MCP client and an MCP server. It
+//! implements [`Plugin`] and calls [`serve`]:
+//!
+//! ```no_run
+//! use km_plugin::{Message, Plugin, Result};
+//!
+//! struct Counter(u64);
+//!
+//! impl Plugin for Counter {
+//!     fn message(&mut self, message: &Message) -> Result {
+//!         self.0 += message.size();
+//!         Ok(())
+//!     }
+//!
+//!     fn stop(&mut self) -> Result {
+//!         println!("{} bytes in this session", self.0);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     km_plugin::serve(km_plugin::about!(), Counter(0))
+//! }
+//! ```
+//!
+//! What it prints, to stdout or stderr, `km` shows on its own stderr with the plugin's name in
+//! front. `km-pack build` compiles it, stamps a customer's identity into it and signs the package.
+//!
+//! Besides the trait there is nothing to configure: the handshake, health, authentication by the
+//! stamped [identity], orderly shutdown and the end of the plugin when its host is gone are here.
 
+mod commandline;
+pub mod identity;
+mod message;
+mod service;
+mod worker;
+
+pub use km_package::tier::Tier;
+pub use km_proto::Direction;
+pub use km_proto::jsonrpc::{Kind, Summary};
+pub use message::{Body, Message};
+
+use std::process::ExitCode;
+
+use go_plugin::handshake::Cookie;
+use go_plugin::plugin::{Leave, ServeError, Startup};
+
+use identity::Stamp;
+use service::Protocol1;
+use worker::Worker;
+
+/// What a handler may fail with.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+/// What a handler returns.
+pub type Result<T = ()> = std::result::Result<T, Error>;
+
+/// Protocol versions that this SDK speaks.
+const VERSIONS: [u32; 1] = [1];
+
+/// What a plugin does. All of it is called from one thread, one call at a time; while a call lasts
+/// the next message waits, and the monitored traffic does not.
+pub trait Plugin: Send + 'static {
+    /// A session begins; the plugin was authenticated.
+    ///
+    /// # Errors
+    /// When it cannot work: `km` gives it up for this session and says why.
+    fn start(&mut self, session: &Session) -> Result {
+        let _ = session;
+        Ok(())
+    }
+
+    /// The next message, in order.
+    ///
+    /// # Errors
+    /// Counted and logged by `km`; the next message comes all the same.
+    fn message(&mut self, message: &Message) -> Result;
+
+    /// An error in the session that is no message, such as the server's crash.
+    ///
+    /// # Errors
+    /// As for [`Plugin::message`].
+    fn error(&mut self, text: &str, kind: &str) -> Result {
+        let _ = (text, kind);
+        Ok(())
+    }
+
+    /// The session ends: finish what is open. Called once.
+    ///
+    /// # Errors
+    /// Logged by `km`.
+    fn stop(&mut self) -> Result {
+        Ok(())
+    }
+}
+
+/// What a plugin is told at the beginning of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The tier it runs at.
+    pub tier: Tier,
+    /// The API endpoint that `km` is configured with; empty if none.
+    pub api_endpoint: String,
+    /// Whether `km` runs with debugging on.
+    pub debug: bool,
+}
+
+/// What a plugin is; made by [`about!`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct About {
+    /// The name of its package, `km-plugin-<name>`.
+    pub package: &'static str,
+    /// Its version (semver).
+    pub version: &'static str,
+    /// One line.
+    pub description: &'static str,
+    /// The tier that a customer needs to run it.
+    pub required_tier: Tier,
+}
+
+impl About {
+    /// The plugin's name.
+    pub fn name(&self) -> &'static str {
+        self.package.strip_prefix(km_package::name::EXECUTABLE_PREFIX).unwrap_or(self.package)
+    }
+}
+
+/// What this plugin is, from its `Cargo.toml`; `about!(Tier::Pro)` for one that needs a tier, which
+/// must be the `required_tier` of `[package.metadata.km]`.
+#[macro_export]
+macro_rules! about {
+    () => {
+        $crate::about!($crate::Tier::Free)
+    };
+    ($tier:expr) => {
+        $crate::About {
+            package: env!("CARGO_PKG_NAME"),
+            version: env!("CARGO_PKG_VERSION"),
+            description: env!("CARGO_PKG_DESCRIPTION"),
+            required_tier: $tier,
+        }
+    };
+}
+
+/// Runs a plugin: the body of its `main`. Answers `--version` and `--help` when started by hand.
+pub fn serve(about: About, plugin: impl Plugin) -> ExitCode {
+    let stamp = Stamp::read(&about);
+    if let Some(exit) = commandline::answer(&about, &stamp) {
+        return exit;
+    }
+    report_panics();
+    let cookie = Cookie { key: km_proto::COOKIE_KEY, value: km_proto::COOKIE_VALUE };
+    let outcome = Startup::begin(cookie, &VERSIONS).and_then(|startup| run(startup, about, stamp, plugin));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ServeError::NotStartedByHost) => commandline::refuse(&about),
+        Err(error) => {
+            eprintln!("{}: {error}", about.package);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(
+    startup: Startup,
+    about: About,
+    stamp: Stamp,
+    plugin: impl Plugin,
+) -> std::result::Result<(), ServeError> {
+    // One thread for the connection, one for the author's code: what that does cannot hold up a
+    // health check or the order to leave.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Stdout)?;
+    let worker = Worker::start(plugin).map_err(ServeError::Stdout)?;
+    runtime.block_on(async {
+        let service = Protocol1::new(about, stamp, worker.clone());
+        let served = startup.serve(Leave::default(), |routes| {
+            routes.add_service(service.into_server());
+        });
+        let served = served.await;
+        worker.stop().await;
+        served
+    })
+}
+
+/// A panic ends the plugin, in words that every go-plugin host recognizes.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("panic: {panic}");
+        std::process::abort();
+    }));
+}

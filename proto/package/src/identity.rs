@@ -186,6 +186,11 @@ impl SignedIdentity {
         Self { signature, text: text.into_bytes() }
     }
 
+    /// The key that is said to have signed it.
+    pub fn key_id(&self) -> KeyId {
+        self.signature.key_id
+    }
+
     /// Takes the signed identity out of a slot.
     ///
     /// # Errors

@@ -1,0 +1,87 @@
+//! The command line: one file for each command.
+
+mod build;
+mod inspect;
+mod keygen;
+mod verify;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use km_cli::{CommonArgs, Output, Shell};
+use km_package::failure::{Failure, Kind};
+use serde::Serialize;
+
+use crate::environment::{self, Environment};
+
+/// Builds, stamps, signs and inspects Kilometers plugin packages.
+#[derive(Debug, Parser)]
+#[command(name = "km-pack", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Example:\n  km-pack keygen\n  km-pack build --plugin console-logger --customer customer_123 --tier Pro")]
+struct KmPack {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Keygen(keygen::Keygen),
+    Build(build::Build),
+    Verify(verify::Verify),
+    Inspect(inspect::Inspect),
+    /// Print the completion script for a shell
+    #[command(after_help = "Example:\n  km-pack completions bash > /etc/bash_completion.d/km-pack")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+impl km_cli::Command for KmPack {
+    fn common(&self) -> &CommonArgs {
+        &self.common
+    }
+}
+
+/// The body of `main`.
+pub fn main() -> ExitCode {
+    km_cli::main(environment::arguments(), &environment::log_settings(), run)
+}
+
+fn run(args: &KmPack, output: &Output) -> Result<ExitCode, Failure> {
+    let environment = Environment::read();
+    match &args.command {
+        Command::Keygen(command) => command.run(&environment, output),
+        Command::Build(command) => command.run(&environment, output),
+        Command::Verify(command) => command.run(&environment, output),
+        Command::Inspect(command) => command.run(&environment, output),
+        Command::Completions { shell } => {
+            let script = km_cli::completions::<KmPack>(*shell);
+            output.result(&Completions { script: &script }, &script);
+            Ok(())
+        }
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, Serialize)]
+struct Completions<'a> {
+    script: &'a str,
+}
+
+/// Opens a package for reading, with its length.
+fn open_package(path: &Path) -> Result<(std::fs::File, u64), Failure> {
+    let open = || {
+        let file = std::fs::File::open(path)?;
+        let metadata = file.metadata()?;
+        Ok((file, metadata))
+    };
+    let (file, metadata) = open().map_err(|e| Failure::file("open", path, &e))?;
+    if metadata.is_dir() {
+        return Err(Failure::new(Kind::NotFound, format_args!("{} is a folder, not a package", path.display())));
+    }
+    Ok((file, metadata.len()))
+}

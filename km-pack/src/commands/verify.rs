@@ -1,0 +1,115 @@
+//! `km-pack verify`
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use km_cli::Output;
+use km_package::failure::{Failure, Kind};
+use km_package::key::{PublicKey, TrustedKeys};
+use km_package::manifest::Time;
+use km_package::platform::Platform;
+use km_package::verify::{Context, Discard, Purpose, UntrustedPackage, verify};
+use serde::Serialize;
+
+use crate::environment::Environment;
+use crate::sign::SigningKey;
+
+/// Protocol versions that `km` speaks.
+const PROTOCOLS: [u32; 1] = [1];
+
+/// Check packages by every rule of `km plugins install`, without installing them
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  km-pack verify dist/*.kmpkg --key keys/release.pub.pem")]
+pub(super) struct Verify {
+    /// The packages
+    #[arg(required = true, value_name = "PACKAGE")]
+    packages: Vec<PathBuf>,
+    /// Trust this public key [default: keys/*.pub.pem, keys/trusted/*.pub.pem, and that of KM_SIGNING_KEY]
+    #[arg(long, value_name = "PEM")]
+    key: Vec<PathBuf>,
+    /// Check as if on this platform [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    packages: Vec<VerifiedPackage>,
+}
+
+#[derive(Debug, Serialize)]
+struct VerifiedPackage {
+    path: PathBuf,
+    ok: bool,
+    key_ids: Vec<String>,
+}
+
+impl Verify {
+    pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<(), Failure> {
+        let keys = self.keys(environment)?;
+        let context = self.context()?;
+        let mut packages = Vec::new();
+        let mut text = String::new();
+        for path in &self.packages {
+            let key_ids = check(path, &keys, &context, output).map_err(|e| e.context(path.display()))?;
+            text += &format!("{}: good, signed by {}\n", path.display(), key_ids.join(", "));
+            packages.push(VerifiedPackage { path: path.clone(), ok: true, key_ids });
+        }
+        output.result(&Document { packages }, text);
+        Ok(())
+    }
+
+    fn context(&self) -> Result<Context, Failure> {
+        let platform = match &self.platform {
+            Some(platform) => platform.clone(),
+            None => Platform::current().map_err(|e| Failure::new(Kind::Failed, e))?,
+        };
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let now = Time::from_unix(seconds)
+            .ok_or_else(|| Failure::new(Kind::Failed, "this machine's clock is after the year 2242"))?;
+        let purpose = Purpose::Install { now, highest_sequence: None };
+        Ok(Context { purpose, customer: None, platform, protocols: PROTOCOLS.to_vec() })
+    }
+
+    fn keys(&self, environment: &Environment) -> Result<TrustedKeys, Failure> {
+        if !self.key.is_empty() {
+            return self.key.iter().map(|path| read_public_key(&environment.current_dir.join(path))).collect();
+        }
+        let mut keys = Vec::new();
+        for folder in ["keys", "keys/trusted"] {
+            for path in public_keys_in(&environment.current_dir.join(folder)) {
+                keys.push(read_public_key(&path)?);
+            }
+        }
+        if environment.signing_key.is_some() {
+            keys.push(*SigningKey::load(None, environment)?.public());
+        }
+        if keys.is_empty() {
+            return Err(Failure::new(Kind::NotFound, "no public key to verify with")
+                .help("name one with --key release.pub.pem, or make a key with `km-pack keygen`"));
+        }
+        Ok(keys.into_iter().collect())
+    }
+}
+
+fn check(path: &Path, keys: &TrustedKeys, context: &Context, output: &Output) -> Result<Vec<String>, Failure> {
+    let (file, length) = super::open_package(path)?;
+    let progress = output.progress();
+    let package = UntrustedPackage::open(progress.reading(file, length, "verifying"), Discard)?;
+    let verified = verify(package, keys, context)?;
+    Ok(verified.signers().iter().map(ToString::to_string).collect())
+}
+
+fn public_keys_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut paths: Vec<PathBuf> =
+        entries.filter(|path| path.to_string_lossy().ends_with(".pub.pem")).collect();
+    paths.sort();
+    paths
+}
+
+fn read_public_key(path: &Path) -> Result<PublicKey, Failure> {
+    let pem = std::fs::read_to_string(path).map_err(|e| Failure::file("read the public key", path, &e))?;
+    PublicKey::from_pem(&pem).map_err(|e| Failure::new(Kind::Untrusted, format_args!("{}: {e}", path.display())))
+}

@@ -1,0 +1,187 @@
+//! Compiling: the only module that starts processes.
+
+mod sections;
+mod tool;
+
+use std::path::{Path, PathBuf};
+
+use km_package::failure::{Failure, Kind};
+use km_package::platform::Platform;
+use serde::Deserialize;
+
+use crate::environment::Environment;
+use crate::source::SourceTree;
+pub use sections::Sections;
+use tool::Tool;
+
+/// How a plugin is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Optimized, for customers.
+    Release,
+    /// Fast to compile, for trying things.
+    Debug,
+}
+
+/// The compiler for one target.
+#[derive(Debug, Clone)]
+pub struct Compiler {
+    /// The compiler's name for the target.
+    pub triple: String,
+    /// Our name for it.
+    pub platform: Platform,
+    /// The compiler and its version.
+    pub toolchain: String,
+    /// What the triple was asked for as, if it was.
+    target: Option<String>,
+    profile: Profile,
+    target_dir: PathBuf,
+    rust_flags: Option<String>,
+    remap: Vec<String>,
+}
+
+/// A compiled plugin, with its reserved sections still empty: one for all customers and keys.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// What was compiled.
+    pub source: SourceTree,
+    /// For what.
+    pub compiler: Compiler,
+    /// The executable's bytes.
+    pub binary: Vec<u8>,
+    /// Where its reserved sections lie; none in a binary that was not made with our SDK.
+    pub sections: Option<Sections>,
+}
+
+impl Compiler {
+    /// Finds the compiler that the source's folder uses.
+    ///
+    /// # Errors
+    /// When there is none, or packages are not made for its target.
+    pub fn find(
+        source: &SourceTree,
+        target: Option<String>,
+        profile: Profile,
+        environment: &Environment,
+    ) -> Result<Self, Failure> {
+        let rustc = Rustc::find(folder_of(source))?;
+        let triple = target.clone().unwrap_or(rustc.host);
+        let platform = Platform::from_triple(&triple).map_err(|e| Failure::new(Kind::Usage, e))?;
+        let base = match &environment.cargo_target_dir {
+            Some(folder) => environment.current_dir.join(folder),
+            None => source.target_directory.clone(),
+        };
+        // Paths of this machine do not belong into customers' binaries, and would make them differ.
+        let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+        let mut remaps = vec![remap(&source.workspace_root, "/source")];
+        remaps.extend(environment.cargo_home.iter().map(|home| remap(home, "/cargo")));
+        Ok(Self {
+            triple,
+            platform,
+            toolchain: format!("rustc {}", rustc.release),
+            target,
+            profile,
+            target_dir: base.join("km-pack"),
+            rust_flags: environment.rust_flags.clone(),
+            remap: remaps,
+        })
+    }
+
+    /// Compiles the plugin. cargo's own progress goes to stderr.
+    ///
+    /// # Errors
+    /// When it does not compile.
+    pub fn compile(self, source: SourceTree) -> Result<Compiled, Failure> {
+        let executable = source.name.executable();
+        let mut cargo = Tool::new("cargo", folder_of(&source))
+            .args(["build", "--message-format", "json-render-diagnostics", "--bin", executable.as_str()])
+            .args(["--manifest-path".as_ref(), source.manifest_path.as_os_str()])
+            .args(["--target-dir".as_ref(), self.target_dir.as_os_str()]);
+        if self.profile == Profile::Release {
+            cargo = cargo.args(["--release"]);
+        }
+        if let Some(target) = &self.target {
+            cargo = cargo.args(["--target", target]);
+        }
+        cargo = match &self.rust_flags {
+            // Flags in the environment replace those in configuration files: ours join them.
+            Some(flags) => {
+                let flags = [std::slice::from_ref(flags), &self.remap].concat().join("\x1f");
+                cargo.env("CARGO_ENCODED_RUSTFLAGS", flags)
+            }
+            None => {
+                let flags = toml::Value::from(self.remap.clone());
+                cargo.args(["--config".to_owned(), format!("target.'cfg(all())'.rustflags={flags}")])
+            }
+        };
+        let messages = cargo.output()?;
+        let path = executable_of(&messages, executable.as_str()).ok_or_else(|| {
+            let manifest = source.manifest_path.display();
+            Failure::new(Kind::Failed, format_args!("{manifest} has no program {executable}"))
+        })?;
+        let binary = std::fs::read(&path).map_err(|e| Failure::file("read", &path, &e))?;
+        let sections = Sections::find(&binary).map_err(|e| e.context(path.display()))?;
+        Ok(Compiled { source, compiler: self, binary, sections })
+    }
+}
+
+fn folder_of(source: &SourceTree) -> &Path {
+    source.manifest_path.parent().unwrap_or(Path::new("."))
+}
+
+/// The executable that cargo says it made.
+fn executable_of(messages: &str, name: &str) -> Option<PathBuf> {
+    #[derive(Deserialize)]
+    struct Message {
+        executable: Option<PathBuf>,
+        target: Option<Target>,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        name: String,
+    }
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
+        .filter(|message| message.target.as_ref().is_some_and(|target| target.name == name))
+        .find_map(|message| message.executable)
+}
+
+/// What `rustc -vV` says.
+struct Rustc {
+    host: String,
+    release: String,
+}
+
+impl Rustc {
+    fn find(folder: &Path) -> Result<Self, Failure> {
+        let version = Tool::new("rustc", folder).args(["-vV"]).output()?;
+        let line = |prefix: &str| {
+            version
+                .lines()
+                .find_map(|line| line.strip_prefix(prefix))
+                .map(str::to_owned)
+                .ok_or_else(|| Failure::new(Kind::Failed, format_args!("rustc -vV does not say its {prefix}")))
+        };
+        Ok(Self { host: line("host: ")?, release: line("release: ")? })
+    }
+}
+
+/// `cargo metadata` in a folder, or of one manifest.
+///
+/// # Errors
+/// When cargo is missing or refuses.
+pub fn cargo_metadata(folder: &Path, manifest: Option<&Path>) -> Result<String, Failure> {
+    // Without the filter cargo would fetch what other platforms need.
+    let host = Rustc::find(folder)?.host;
+    let cargo = Tool::new("cargo", folder).args(["metadata", "--format-version", "1", "--filter-platform", &host]);
+    match manifest {
+        Some(path) => cargo.args(["--manifest-path".as_ref(), path.as_os_str()]).output(),
+        None => cargo.output(),
+    }
+}
+
+/// The time of the last commit in Unix seconds; none outside a repository.
+pub fn commit_time(folder: &Path) -> Option<u64> {
+    Tool::new("git", folder).args(["log", "-1", "--format=%ct"]).quiet().output().ok()?.trim().parse().ok()
+}

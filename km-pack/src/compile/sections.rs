@@ -1,0 +1,71 @@
+//! Where the reserved sections of a compiled plugin lie.
+
+use std::ops::Range;
+
+use km_package::failure::{Failure, Kind};
+use km_package::identity::{
+    IdentityError, KEYS_LEN, KEYS_SECTION, SLOT_LEN, SLOT_SECTION, SignedIdentity, keys_magic, keys_of_section,
+    slot_magic,
+};
+use object::{Object as _, ObjectSection as _};
+
+/// The places of the two reserved sections in the file, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sections {
+    /// `.kmstamp`
+    pub slot: Range<usize>,
+    /// `.kmkeys`
+    pub keys: Range<usize>,
+}
+
+impl Sections {
+    /// Finds them; none in a binary that has neither.
+    ///
+    /// # Errors
+    /// When only one is there, it is not empty, or something that looks like one is elsewhere.
+    pub fn find(binary: &[u8]) -> Result<Option<Self>, Failure> {
+        let slot = section::<SLOT_LEN>(binary, SLOT_SECTION, slot_magic())?;
+        let keys = section::<KEYS_LEN>(binary, KEYS_SECTION, keys_magic())?;
+        let (Some((slot, slot_bytes)), Some((keys, keys_bytes))) = (&slot, &keys) else {
+            return match (slot, keys) {
+                (None, None) => Ok(None),
+                _ => Err(refuse("it has only one of the two reserved sections".to_owned())),
+            };
+        };
+        match SignedIdentity::from_slot(slot_bytes) {
+            Err(IdentityError::Empty) => {}
+            Ok(_) => return Err(refuse("its identity slot is already filled".to_owned())),
+            Err(e) => return Err(refuse(e.to_string())),
+        }
+        if !keys_of_section(keys_bytes).map_err(|e| refuse(e.to_string()))?.is_empty() {
+            return Err(refuse("its release keys are already filled in".to_owned()));
+        }
+        Ok(Some(Self { slot: slot.clone(), keys: keys.clone() }))
+    }
+}
+
+type Found<const N: usize> = Option<(Range<usize>, [u8; N])>;
+
+/// One section of `N` bytes that begins with `magic`, which must be nowhere else in the file.
+fn section<const N: usize>(binary: &[u8], name: &str, magic: [u8; 16]) -> Result<Found<N>, Failure> {
+    let file = object::File::parse(binary).map_err(|e| refuse(format!("not an executable: {e}")))?;
+    let Some(section) = file.section_by_name(name) else { return Ok(None) };
+    let place = section
+        .file_range()
+        .and_then(|(at, len)| Some(usize::try_from(at).ok()?..usize::try_from(at.checked_add(len)?).ok()?));
+    let Some((place, bytes)) =
+        place.and_then(|place| Some((place.clone(), <[u8; N]>::try_from(binary.get(place)?).ok()?)))
+    else {
+        return Err(refuse(format!("its section {name} is not {N} bytes in the file")));
+    };
+    let copies = binary.windows(magic.len()).filter(|window| *window == magic).count();
+    if copies != 1 || !bytes.starts_with(&magic) {
+        return Err(refuse(format!("the mark of {name} is {copies} times in the file, or not where the section begins")));
+    }
+    Ok(Some((place, bytes)))
+}
+
+fn refuse(what: String) -> Failure {
+    Failure::new(Kind::Failed, format_args!("this binary cannot be stamped: {what}"))
+        .help("build it with this version of crate km-plugin")
+}

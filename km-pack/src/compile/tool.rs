@@ -1,0 +1,54 @@
+//! Running one of the developer's tools to its end.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use km_package::failure::{Failure, Kind};
+
+/// A tool to be run: cargo, rustc, git.
+#[derive(Debug)]
+pub(super) struct Tool {
+    name: &'static str,
+    command: Command,
+}
+
+impl Tool {
+    pub(super) fn new(name: &'static str, folder: &Path) -> Self {
+        let mut command = Command::new(name);
+        command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        // No tool needs the key, and their build scripts are other people's code.
+        command.env_remove("KM_SIGNING_KEY").env_remove("KM_API_KEY");
+        Self { name, command }
+    }
+
+    pub(super) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub(super) fn env(mut self, name: &str, value: String) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub(super) fn quiet(mut self) -> Self {
+        self.command.stderr(Stdio::null());
+        self
+    }
+
+    /// What it printed on stdout, if it succeeded. Its stderr goes where ours goes.
+    pub(super) fn output(mut self) -> Result<String, Failure> {
+        let name = self.name;
+        let output = self.command.output().map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Failure::new(Kind::NotFound, format_args!("{name} is not installed, or not in PATH"))
+                .help("install Rust: https://rustup.rs"),
+            _ => Failure::new(Kind::Local, format_args!("cannot run {name}: {e}")),
+        })?;
+        if !output.status.success() {
+            return Err(Failure::new(Kind::Failed, format_args!("{name} failed ({})", output.status)));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}

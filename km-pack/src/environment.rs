@@ -1,0 +1,54 @@
+//! The environment: the only module that reads it, each variable documented once.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use km_cli::Settings;
+
+/// Everything that `km-pack` takes from its environment.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `KM_SIGNING_KEY`: the signing key, as a path or as the PEM itself.
+    pub signing_key: Option<String>,
+    /// `SOURCE_DATE_EPOCH`: the time of the build in Unix seconds, for reproducible builds.
+    pub source_date_epoch: Option<String>,
+    /// `CARGO_TARGET_DIR`: plugins are compiled in its folder `km-pack`.
+    pub cargo_target_dir: Option<PathBuf>,
+    /// `CARGO_HOME`, or `~/.cargo`: kept out of compiled binaries.
+    pub cargo_home: Option<PathBuf>,
+    /// `CARGO_ENCODED_RUSTFLAGS` or `RUSTFLAGS`, as the former: passed on, with ours added.
+    pub rust_flags: Option<String>,
+    /// The current folder, for relative paths and for finding the workspace.
+    pub current_dir: PathBuf,
+}
+
+impl Environment {
+    /// Reads it.
+    pub fn read() -> Self {
+        let path = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let text = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        let flags = || Some(text("RUSTFLAGS")?.split_whitespace().collect::<Vec<_>>().join("\x1f"));
+        Self {
+            signing_key: text("KM_SIGNING_KEY"),
+            source_date_epoch: text("SOURCE_DATE_EPOCH"),
+            cargo_target_dir: path("CARGO_TARGET_DIR"),
+            cargo_home: path("CARGO_HOME").or_else(|| Some(path("HOME")?.join(".cargo"))),
+            rust_flags: text("CARGO_ENCODED_RUSTFLAGS").or_else(flags),
+            current_dir: env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+        }
+    }
+}
+
+/// `KM_DEBUG` and `KM_LOG`.
+pub fn log_settings() -> Settings {
+    Settings {
+        debug: env::var("KM_DEBUG").is_ok_and(|value| value == "true" || value == "1"),
+        log: env::var("KM_LOG").ok(),
+    }
+}
+
+/// The command line.
+pub fn arguments() -> impl Iterator<Item = OsString> {
+    env::args_os()
+}

@@ -1,0 +1,238 @@
+//! The rules that `km` and `km-pack` share at their edge: results on stdout, everything else on
+//! stderr, one JSON document with `--json`, errors that say what to do next, exit codes of
+//! [`Kind`], progress only on a terminal.
+//!
+//! It reads no environment: each command hands in what it read ([`Settings`]).
+
+mod progress;
+
+pub use progress::Progress;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use clap::{Args, ColorChoice, CommandFactory, Parser, ValueEnum};
+use km_package::failure::{ErrorDocument, Failure, Kind};
+use serde::Serialize;
+
+/// Arguments that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct CommonArgs {
+    /// Print one JSON document on stdout and nothing else
+    #[arg(long, global = true, help_heading = "Common options")]
+    pub json: bool,
+    /// When to use colors on stderr
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Common options")]
+    pub color: Color,
+    /// Log more on stderr; repeat for more
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Common options")]
+    pub verbose: u8,
+}
+
+/// When to use colors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What a command found in its environment about logging.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// `KM_DEBUG`
+    pub debug: bool,
+    /// `KM_LOG`: a tracing filter.
+    pub log: Option<String>,
+}
+
+/// A parsed command line.
+pub trait Command: Parser {
+    /// The arguments that every command takes.
+    fn common(&self) -> &CommonArgs;
+}
+
+/// The body of a command's `main`: parses, sets up logs, runs, reports.
+pub fn main<C: Command>(
+    arguments: impl IntoIterator<Item = OsString>,
+    settings: &Settings,
+    run: impl FnOnce(&C, &Output) -> Result<ExitCode, Failure>,
+) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let command = match C::try_parse_from(&arguments) {
+        Ok(command) => command,
+        Err(error) => return report_usage(&arguments, &error),
+    };
+    let common = command.common();
+    let output = Output { json: common.json, verbose: common.verbose };
+    match common.color {
+        Color::Auto => anstream::ColorChoice::Auto,
+        Color::Always => anstream::ColorChoice::Always,
+        Color::Never => anstream::ColorChoice::Never,
+    }
+    .write_global();
+    start_logs(common.verbose, settings);
+    match run(&command, &output) {
+        Ok(code) => code,
+        Err(failure) => output.fail(&failure),
+    }
+}
+
+/// clap's own words, and with `--json` the error document besides.
+fn report_usage(arguments: &[OsString], error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // --help and --version.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    // What follows `--` belongs to another program.
+    let mut own = arguments.iter().take_while(|argument| *argument != "--");
+    if own.any(|argument| argument == "--json") {
+        let text = error.render().to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let failure = Failure::new(Kind::Usage, message).help("--help shows how it is used");
+        print_json(&ErrorDocument::from(&failure));
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(Kind::Usage.code())
+}
+
+fn start_logs(verbose: u8, settings: &Settings) {
+    use tracing_subscriber::EnvFilter;
+    let level = match verbose {
+        0 if settings.debug => "debug",
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = settings
+        .log
+        .as_deref()
+        .and_then(|log| EnvFilter::try_new(log).ok())
+        .unwrap_or_else(|| EnvFilter::new(level));
+    let colors = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    // A second call in one process (tests) keeps the first.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colors)
+        .with_target(false)
+        .try_init();
+}
+
+fn print_json(document: &impl Serialize) {
+    let text = serde_json::to_string(document).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"));
+    print_line(&text);
+}
+
+/// A closed stdout ends a command quietly, as it ends `cat`.
+fn print_line(text: &str) {
+    use std::io::Write as _;
+    let mut stdout = anstream::stdout().lock();
+    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+/// Where a command's results and remarks go.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    json: bool,
+    verbose: u8,
+}
+
+impl Output {
+    /// Whether one JSON document is asked for.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// How often `--verbose` was given.
+    pub fn verbose(&self) -> u8 {
+        self.verbose
+    }
+
+    /// The command's result: `document` with `--json`, else `text`.
+    pub fn result(&self, document: &impl Serialize, text: impl fmt::Display) {
+        if self.json {
+            print_json(document);
+        } else {
+            let text = text.to_string();
+            if !text.is_empty() {
+                print_line(text.trim_end_matches('\n'));
+            }
+        }
+    }
+
+    /// Something worth knowing, on stderr.
+    pub fn note(&self, text: impl fmt::Display) {
+        remark("note", AnsiColor::Cyan, text);
+    }
+
+    /// Something that should be looked at, on stderr.
+    pub fn warn(&self, text: impl fmt::Display) {
+        remark("warning", AnsiColor::Yellow, text);
+    }
+
+    /// Reports a failure and gives its exit code.
+    pub fn fail(&self, failure: &Failure) -> ExitCode {
+        if self.json {
+            print_json(&ErrorDocument::from(failure));
+        } else {
+            remark("error", AnsiColor::Red, failure);
+        }
+        ExitCode::from(failure.kind.code())
+    }
+
+    /// Progress of something that may take a while.
+    pub fn progress(&self) -> Progress {
+        Progress::new(!self.json)
+    }
+}
+
+fn remark(label: &str, color: AnsiColor, text: impl fmt::Display) {
+    let style = Style::new().bold().fg_color(Some(color.into()));
+    anstream::eprintln!("{style}{label}:{style:#} {text}");
+}
+
+/// Lines of cells, in columns as wide as their widest cell.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([header[column].len()]).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    let body = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
+    std::iter::once(line(header.to_vec())).chain(body).collect()
+}
+
+/// The completion script of a command for a shell.
+pub fn completions<C: CommandFactory>(shell: clap_complete::Shell) -> String {
+    let mut command = C::command().color(ColorChoice::Never);
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+pub use clap_complete::Shell;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = vec![vec!["a".to_owned(), "bb".to_owned()], vec!["cccc".to_owned(), "d".to_owned()]];
+        assert_eq!(table(&["x", "y"], &rows), "x     y\na     bb\ncccc  d\n");
+    }
+}

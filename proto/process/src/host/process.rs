@@ -1,0 +1,218 @@
+//! The child's whole life in one place: spawn, wait, kill its group, reap.
+//!
+//! Each plugin has a thread of its own that spawns it and waits for it. The kernel sends the
+//! parent-death signal when the *thread* that spawned ends, so that thread must live as long as
+//! its child.
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::{oneshot, watch};
+
+use super::output::Pipes;
+
+/// What is to be run: an open file, and the path it was opened by (its name for `ps`, and what is
+/// executed where the system cannot execute open files).
+#[derive(Debug)]
+pub struct Executable {
+    /// The open file. Its bytes are what was checked, so it is what runs.
+    pub file: File,
+    /// Its path.
+    pub path: PathBuf,
+}
+
+/// A child and its exit status, once there is one.
+#[derive(Debug)]
+pub(super) struct Process {
+    id: u32,
+    pidfd: OwnedFd,
+    exit: watch::Receiver<Option<ExitStatus>>,
+}
+
+/// Starts the child on a thread of its own.
+pub(super) async fn spawn(
+    executable: Executable,
+    environment: Vec<(OsString, OsString)>,
+) -> io::Result<(Process, Pipes)> {
+    let (started, outcome) = oneshot::channel();
+    let command = command(executable, environment)?;
+    std::thread::Builder::new()
+        .name("plugin-parent".to_owned())
+        .stack_size(256 * 1024)
+        .spawn(move || live(command, started))?;
+    let (process, stdout, stderr) =
+        outcome.await.map_err(|_| io::Error::other("the thread that starts plugins ended"))??;
+    let pipes = Pipes { stdout: Receiver::from_owned_fd(stdout)?, stderr: Receiver::from_owned_fd(stderr)? };
+    Ok((process, pipes))
+}
+
+type Started = io::Result<(Process, OwnedFd, OwnedFd)>;
+
+/// The thread of one child: from spawn to reaped.
+fn live(mut command: Command, started: oneshot::Sender<Started>) {
+    let (exit, receiver) = watch::channel(None);
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(e) => {
+            let _ = started.send(Err(e));
+            return;
+        }
+    };
+    // Whoever gave up waiting dropped the receiver, and with it the Process, which kills.
+    let _ = started.send(hand_over(&mut child, receiver));
+    exit.send_replace(reap(&mut child));
+}
+
+fn hand_over(child: &mut Child, exit: watch::Receiver<Option<ExitStatus>>) -> Started {
+    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(io::Error::other("the child has no pipes"));
+    };
+    let pidfd = rustix::process::pidfd_open(pid_of(child)?, rustix::process::PidfdFlags::empty())?;
+    Ok((Process { id: child.id(), pidfd, exit }, stdout.into(), stderr.into()))
+}
+
+/// Waits for the child to end, kills what it left in its group while its id still stands for that
+/// group, and reaps it.
+fn reap(child: &mut Child) -> Option<ExitStatus> {
+    if let Ok(pid) = pid_of(child) {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while let Err(rustix::io::Errno::INTR) = rustix::process::waitid(WaitId::Pid(pid), options) {}
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    }
+    child.wait().ok()
+}
+
+fn pid_of(child: &Child) -> io::Result<Pid> {
+    i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::Error::other("the child has no process id"))
+}
+
+impl Process {
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The exit status, once the process was reaped.
+    pub(super) async fn wait(&self) -> ExitStatus {
+        let mut exit = self.exit.clone();
+        loop {
+            if let Some(status) = *exit.borrow_and_update() {
+                return status;
+            }
+            if exit.changed().await.is_err() {
+                // Only when waiting itself failed: there is no such child any more.
+                return ExitStatus::default();
+            }
+        }
+    }
+
+    /// The exit status, if it comes within this time.
+    pub(super) async fn exited(&self, within: Duration) -> Option<ExitStatus> {
+        tokio::time::timeout(within, self.wait()).await.ok()
+    }
+
+    pub(super) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// The group follows when the child is reaped.
+    pub(super) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// By file descriptor, so that no other process can be meant, however late.
+    fn signal(&self, signal: Signal) {
+        let _ = rustix::process::pidfd_send_signal(self.pidfd.as_fd(), signal);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn command(executable: Executable, environment: Vec<(OsString, OsString)>) -> io::Result<Command> {
+    let Executable { file, path } = executable;
+    let mut command = Command::new(&path);
+    command.env_clear().envs(environment.iter().cloned());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let image = Image::new(file, path, environment)?;
+    let parent = rustix::process::getpid();
+    let become_plugin = move || {
+        // Set before the check: a parent that died in between is noticed by one of the two.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() != Some(parent) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        image.execute()
+    };
+    // SAFETY: the closure makes system calls only; everything it needs was allocated before.
+    unsafe { command.pre_exec(become_plugin) };
+    Ok(command)
+}
+
+/// An open file to be executed with arguments and environment, as the kernel wants them.
+struct Image {
+    file: File,
+    _strings: Vec<CString>,
+    arguments: Vec<*const libc::c_char>,
+    environment: Vec<*const libc::c_char>,
+}
+
+// SAFETY: the pointers are into `_strings`, which is never changed.
+unsafe impl Send for Image {}
+// SAFETY: as above.
+unsafe impl Sync for Image {}
+
+impl Image {
+    fn new(file: File, path: PathBuf, environment: Vec<(OsString, OsString)>) -> io::Result<Self> {
+        let mut strings = vec![CString::new(path.into_os_string().into_vec())?];
+        for (mut entry, value) in environment {
+            entry.push("=");
+            entry.push(value);
+            strings.push(CString::new(entry.into_vec())?);
+        }
+        let pointers = |strings: &[CString]| {
+            strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
+        };
+        let (arguments, environment) = (pointers(&strings[..1]), pointers(&strings[1..]));
+        Ok(Self { file, _strings: strings, arguments, environment })
+    }
+
+    /// Replaces this process by the image; returns only when that fails.
+    #[cfg(target_os = "linux")]
+    fn execute(&self) -> io::Result<()> {
+        use std::os::fd::AsRawFd as _;
+        // SAFETY: both arrays end with null and point to strings that live as long as `self`; the
+        // empty path with AT_EMPTY_PATH means the file itself.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                self.file.as_raw_fd(),
+                c"".as_ptr(),
+                self.arguments.as_ptr(),
+                self.environment.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            );
+        }
+        Err(io::Error::last_os_error())
+    }
+
+    /// Elsewhere the path is executed, by whoever called this.
+    #[cfg(not(target_os = "linux"))]
+    fn execute(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

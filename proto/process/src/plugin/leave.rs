@@ -1,0 +1,48 @@
+//! The one order a plugin gets: leave.
+
+use std::io;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Tells every part of a plugin that it is to leave. Clones share the order.
+#[derive(Debug, Clone)]
+pub struct Leave(watch::Sender<bool>);
+
+impl Default for Leave {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Leave {
+    /// Gives the order; giving it again does nothing.
+    pub fn ask(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Waits for the order.
+    pub fn asked(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut order = self.0.subscribe();
+        async move {
+            // The sender lives as long as whoever waits: an error cannot come before the order.
+            let _ = order.wait_for(|asked| *asked).await;
+        }
+    }
+
+    /// SIGTERM is the order; SIGINT is ignored, since Ctrl-C is the host's to handle.
+    pub(super) fn watch_signals(&self) -> io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let leave = self.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => leave.ask(),
+                    _ = interrupt.recv() => {}
+                }
+            }
+        });
+        Ok(())
+    }
+}
