@@ -18,7 +18,9 @@ use crate::environment::{self, Environment};
 /// Builds, stamps, signs and inspects Kilometers plugin packages.
 #[derive(Debug, Parser)]
 #[command(name = "km-pack", version, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = "Example:\n  km-pack keygen\n  km-pack build --plugin console-logger --customer customer_123 --tier Pro")]
+#[command(
+    after_help = "Example:\n  km-pack keygen\n  km-pack build --plugin console-logger --customer customer_123 --tier Pro"
+)]
 struct KmPack {
     #[command(flatten)]
     common: CommonArgs,
@@ -81,7 +83,10 @@ fn open_package(path: &Path) -> Result<(std::fs::File, u64), Failure> {
     };
     let (file, metadata) = open().map_err(|e| Failure::file("open", path, &e))?;
     if metadata.is_dir() {
-        return Err(Failure::new(Kind::NotFound, format_args!("{} is a folder, not a package", path.display())));
+        return Err(Failure::new(
+            Kind::NotFound,
+            format_args!("{} is a folder, not a package", path.display()),
+        ));
     }
     Ok((file, metadata.len()))
 }

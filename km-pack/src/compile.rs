@@ -157,11 +157,9 @@ impl Rustc {
     fn find(folder: &Path) -> Result<Self, Failure> {
         let version = Tool::new("rustc", folder).args(["-vV"]).output()?;
         let line = |prefix: &str| {
-            version
-                .lines()
-                .find_map(|line| line.strip_prefix(prefix))
-                .map(str::to_owned)
-                .ok_or_else(|| Failure::new(Kind::Failed, format_args!("rustc -vV does not say its {prefix}")))
+            version.lines().find_map(|line| line.strip_prefix(prefix)).map(str::to_owned).ok_or_else(|| {
+                Failure::new(Kind::Failed, format_args!("rustc -vV does not say its {prefix}"))
+            })
         };
         Ok(Self { host: line("host: ")?, release: line("release: ")? })
     }
@@ -174,7 +172,8 @@ impl Rustc {
 pub fn cargo_metadata(folder: &Path, manifest: Option<&Path>) -> Result<String, Failure> {
     // Without the filter cargo would fetch what other platforms need.
     let host = Rustc::find(folder)?.host;
-    let cargo = Tool::new("cargo", folder).args(["metadata", "--format-version", "1", "--filter-platform", &host]);
+    let cargo =
+        Tool::new("cargo", folder).args(["metadata", "--format-version", "1", "--filter-platform", &host]);
     match manifest {
         Some(path) => cargo.args(["--manifest-path".as_ref(), path.as_os_str()]).output(),
         None => cargo.output(),

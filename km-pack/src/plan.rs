@@ -67,7 +67,10 @@ impl Plan {
         let compiler = Compiler::find(&source, request.target, profile, environment)?;
         let created = match &environment.source_date_epoch {
             Some(epoch) => epoch.parse().ok().and_then(Time::from_unix).ok_or_else(|| {
-                Failure::new(Kind::Usage, format_args!("SOURCE_DATE_EPOCH={epoch:?} is not a time in Unix seconds"))
+                Failure::new(
+                    Kind::Usage,
+                    format_args!("SOURCE_DATE_EPOCH={epoch:?} is not a time in Unix seconds"),
+                )
             })?,
             None => source.last_changed()?,
         };

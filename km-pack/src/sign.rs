@@ -91,7 +91,9 @@ impl SigningKey {
         let bytes = std::fs::read(path).map(Zeroizing::new).map_err(|e| {
             let failure = Failure::file("read the signing key", path, &e);
             match e.kind() {
-                io::ErrorKind::NotFound => failure.help("make one with `km-pack keygen`, or name one with --key"),
+                io::ErrorKind::NotFound => {
+                    failure.help("make one with `km-pack keygen`, or name one with --key")
+                }
                 _ => failure,
             }
         })?;

@@ -106,8 +106,9 @@ impl SourceTree {
             }
             _ => {
                 let message = format!("no plugin at {}: there is no Cargo.toml", folder.display());
-                return Err(Failure::new(Kind::NotFound, message)
-                    .help("--plugin takes the name of a plugin in this workspace, or the path of its folder"));
+                return Err(Failure::new(Kind::NotFound, message).help(
+                    "--plugin takes the name of a plugin in this workspace, or the path of its folder",
+                ));
             }
         };
         Self::pick(metadata, &wanted)
@@ -156,7 +157,8 @@ impl SourceTree {
             let seconds = modified.duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
             latest = latest.max(seconds);
         }
-        Time::from_unix(latest).ok_or_else(|| Failure::new(Kind::Failed, "the source is from after the year 2242"))
+        Time::from_unix(latest)
+            .ok_or_else(|| Failure::new(Kind::Failed, "the source is from after the year 2242"))
     }
 
     /// Digest over the package's own files, those it depends on by path, and the lock file: for
@@ -217,8 +219,9 @@ fn workspace_metadata(environment: &Environment, plugin: &str) -> Result<Metadat
 }
 
 fn read_metadata(json: &str) -> Result<Metadata, Failure> {
-    serde_json::from_str(json)
-        .map_err(|e| Failure::new(Kind::Failed, format_args!("cannot read the answer of cargo metadata: {e}")))
+    serde_json::from_str(json).map_err(|e| {
+        Failure::new(Kind::Failed, format_args!("cannot read the answer of cargo metadata: {e}"))
+    })
 }
 
 fn no_such_plugin(metadata: &Metadata, wanted: &Wanted) -> Failure {
@@ -244,7 +247,8 @@ fn no_such_plugin(metadata: &Metadata, wanted: &Wanted) -> Failure {
 fn local_folders(metadata: &Metadata, root: &str) -> Vec<PathBuf> {
     let packages: HashMap<&str, &Package> = metadata.packages.iter().map(|p| (p.id.as_str(), p)).collect();
     let nodes = metadata.resolve.as_ref().map_or(&[][..], |resolve| &resolve.nodes);
-    let edges: HashMap<&str, &[String]> = nodes.iter().map(|n| (n.id.as_str(), &n.dependencies[..])).collect();
+    let edges: HashMap<&str, &[String]> =
+        nodes.iter().map(|n| (n.id.as_str(), &n.dependencies[..])).collect();
     let (mut seen, mut open) = (BTreeSet::new(), vec![root]);
     while let Some(id) = open.pop() {
         let local = packages.get(id).is_some_and(|package| package.source.is_none());

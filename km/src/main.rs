@@ -1,1 +1,23 @@
-fn main() {}
+//! `km`: verifies, installs and runs Kilometers plugins, and monitors MCP servers through them.
+//!
+//! | room | what it owns |
+//! |---|---|
+//! | [`environment`], [`paths`], [`config`] | where things are and what was configured |
+//! | [`trust`] | the release keys and the single binaries that this machine trusts |
+//! | [`store`] | what is installed: staged, verified, renamed into place |
+//! | [`host`] | processes: plugins from spawn to stop, and the monitored server |
+//! | [`monitor`] | the relay, and the messages on their way to the plugins |
+//! | [`commands`] | one file for each command |
+
+mod commands;
+mod config;
+mod environment;
+mod host;
+mod monitor;
+mod paths;
+mod store;
+mod trust;
+
+fn main() -> std::process::ExitCode {
+    commands::main()
+}

@@ -22,7 +22,9 @@ const DEBUG_LEVEL: i32 = 3;
 ///
 /// Prints the path of the package.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  km-pack build --plugin console-logger --customer customer_123 --tier Pro")]
+#[command(
+    after_help = "Example:\n  km-pack build --plugin console-logger --customer customer_123 --tier Pro"
+)]
 pub(super) struct Build {
     /// The plugin: its name in this workspace, or the path of its folder
     #[arg(long, value_name = "NAME|PATH")]
@@ -117,10 +119,9 @@ impl Build {
         let key = match self.api_key.as_deref() {
             Some("-") => {
                 let mut text = String::new();
-                std::io::stdin()
-                    .take(64 * 1024)
-                    .read_to_string(&mut text)
-                    .map_err(|e| Failure::new(Kind::Local, format_args!("cannot read the API key from stdin: {e}")))?;
+                std::io::stdin().take(64 * 1024).read_to_string(&mut text).map_err(|e| {
+                    Failure::new(Kind::Local, format_args!("cannot read the API key from stdin: {e}"))
+                })?;
                 Some(text.trim().to_owned())
             }
             other => other.map(str::to_owned),

@@ -33,7 +33,10 @@ impl Keygen {
     pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<(), Failure> {
         let safe = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(safe) {
-            return Err(Failure::new(Kind::Usage, format_args!("{:?} is not a name for a key file", self.name)));
+            return Err(Failure::new(
+                Kind::Usage,
+                format_args!("{:?} is not a name for a key file", self.name),
+            ));
         }
         let made = SigningKey::generate(&environment.current_dir.join(&self.out), &self.name)?;
         let key_id = made.public.id().to_string();

@@ -60,7 +60,7 @@ impl Verify {
         Ok(())
     }
 
-    fn context(&self) -> Result<Context, Failure> {
+    fn context(&self) -> Result<Context<'static>, Failure> {
         let platform = match &self.platform {
             Some(platform) => platform.clone(),
             None => Platform::current().map_err(|e| Failure::new(Kind::Failed, e))?,
@@ -68,13 +68,17 @@ impl Verify {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let now = Time::from_unix(seconds)
             .ok_or_else(|| Failure::new(Kind::Failed, "this machine's clock is after the year 2242"))?;
-        let purpose = Purpose::Install { now, highest_sequence: None };
+        let purpose = Purpose::Install { now, highest_sequence: &|_, _| None };
         Ok(Context { purpose, customer: None, platform, protocols: PROTOCOLS.to_vec() })
     }
 
     fn keys(&self, environment: &Environment) -> Result<TrustedKeys, Failure> {
         if !self.key.is_empty() {
-            return self.key.iter().map(|path| read_public_key(&environment.current_dir.join(path))).collect();
+            return self
+                .key
+                .iter()
+                .map(|path| read_public_key(&environment.current_dir.join(path)))
+                .collect();
         }
         let mut keys = Vec::new();
         for folder in ["keys", "keys/trusted"] {
@@ -93,7 +97,12 @@ impl Verify {
     }
 }
 
-fn check(path: &Path, keys: &TrustedKeys, context: &Context, output: &Output) -> Result<Vec<String>, Failure> {
+fn check(
+    path: &Path,
+    keys: &TrustedKeys,
+    context: &Context<'_>,
+    output: &Output,
+) -> Result<Vec<String>, Failure> {
     let (file, length) = super::open_package(path)?;
     let progress = output.progress();
     let package = UntrustedPackage::open(progress.reading(file, length, "verifying"), Discard)?;
@@ -111,5 +120,6 @@ fn public_keys_in(folder: &Path) -> Vec<PathBuf> {
 
 fn read_public_key(path: &Path) -> Result<PublicKey, Failure> {
     let pem = std::fs::read_to_string(path).map_err(|e| Failure::file("read the public key", path, &e))?;
-    PublicKey::from_pem(&pem).map_err(|e| Failure::new(Kind::Untrusted, format_args!("{}: {e}", path.display())))
+    PublicKey::from_pem(&pem)
+        .map_err(|e| Failure::new(Kind::Untrusted, format_args!("{}: {e}", path.display())))
 }

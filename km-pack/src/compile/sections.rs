@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use km_package::failure::{Failure, Kind};
 use km_package::identity::{
-    IdentityError, KEYS_LEN, KEYS_SECTION, SLOT_LEN, SLOT_SECTION, SignedIdentity, keys_magic, keys_of_section,
-    slot_magic,
+    IdentityError, KEYS_LEN, KEYS_SECTION, SLOT_LEN, SLOT_SECTION, SignedIdentity, keys_magic,
+    keys_of_section, slot_magic,
 };
 use object::{Object as _, ObjectSection as _};
 
@@ -60,7 +60,9 @@ fn section<const N: usize>(binary: &[u8], name: &str, magic: [u8; 16]) -> Result
     };
     let copies = binary.windows(magic.len()).filter(|window| *window == magic).count();
     if copies != 1 || !bytes.starts_with(&magic) {
-        return Err(refuse(format!("the mark of {name} is {copies} times in the file, or not where the section begins")));
+        return Err(refuse(format!(
+            "the mark of {name} is {copies} times in the file, or not where the section begins"
+        )));
     }
     Ok(Some((place, bytes)))
 }

@@ -42,8 +42,10 @@ impl Tool {
     pub(super) fn output(mut self) -> Result<String, Failure> {
         let name = self.name;
         let output = self.command.output().map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => Failure::new(Kind::NotFound, format_args!("{name} is not installed, or not in PATH"))
-                .help("install Rust: https://rustup.rs"),
+            io::ErrorKind::NotFound => {
+                Failure::new(Kind::NotFound, format_args!("{name} is not installed, or not in PATH"))
+                    .help("install Rust: https://rustup.rs")
+            }
             _ => Failure::new(Kind::Local, format_args!("cannot run {name}: {e}")),
         })?;
         if !output.status.success() {

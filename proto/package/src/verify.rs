@@ -13,13 +13,14 @@ mod rule;
 pub use contents::{Contents, Discard, Documents, Extract, Installed, Sink};
 pub use rule::Rule;
 
+use std::fmt;
 use std::io::{self, Read};
 
 use crate::envelope::{EnvelopeError, Head};
 use crate::failure::{Failure, Kind};
 use crate::key::{KeyId, TrustedKeys};
 use crate::manifest::{self, Manifest, Time};
-use crate::name::CustomerId;
+use crate::name::{CustomerId, PluginName};
 use crate::platform::Platform;
 use crate::signature::SignatureBlock;
 
@@ -28,9 +29,9 @@ const THRESHOLD: usize = 1;
 
 /// What a package is judged against.
 #[derive(Debug, Clone)]
-pub struct Context {
+pub struct Context<'a> {
     /// Why it is judged.
-    pub purpose: Purpose,
+    pub purpose: Purpose<'a>,
     /// The configured customer; where there is none, the rule is skipped.
     pub customer: Option<CustomerId>,
     /// The platform it should run on.
@@ -40,17 +41,26 @@ pub struct Context {
 }
 
 /// Why a package is judged. Rollback and expiry stop an installation, not what is installed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+#[derive(Clone, Copy)]
+pub enum Purpose<'a> {
     /// To install it.
     Install {
         /// The time.
         now: Time,
-        /// The highest sequence ever installed of this plugin for its customer.
-        highest_sequence: Option<u64>,
+        /// The highest sequence ever installed of a plugin for a customer.
+        highest_sequence: &'a dyn Fn(&PluginName, &CustomerId) -> Option<u64>,
     },
     /// To list or run what is installed.
     Run,
+}
+
+impl fmt::Debug for Purpose<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Install { .. } => "Install",
+            Self::Run => "Run",
+        })
+    }
 }
 
 /// Something that claims to be a package: its head was read (rule V1), nothing was believed.
@@ -177,7 +187,7 @@ impl From<PackageError> for Failure {
 pub fn verify<C: Contents>(
     package: Untrusted<C>,
     keys: &TrustedKeys,
-    context: &Context,
+    context: &Context<'_>,
 ) -> Result<Verified<C::Checked>, PackageError> {
     let Untrusted { head, contents } = package;
 
@@ -215,7 +225,7 @@ fn parse(head: &Head) -> Result<Manifest, PackageError> {
     Manifest::parse(text).map_err(|e| Rule::Manifest.refuses(e))
 }
 
-fn judge_recipient(manifest: &Manifest, context: &Context) -> Result<(), PackageError> {
+fn judge_recipient(manifest: &Manifest, context: &Context<'_>) -> Result<(), PackageError> {
     // V6: customer.
     let made_for = &manifest.customer.id;
     if let Some(customer) = &context.customer
@@ -244,21 +254,28 @@ fn judge_recipient(manifest: &Manifest, context: &Context) -> Result<(), Package
     Ok(())
 }
 
-fn judge_installation(manifest: &Manifest, purpose: Purpose) -> Result<(), PackageError> {
+fn judge_installation(manifest: &Manifest, purpose: Purpose<'_>) -> Result<(), PackageError> {
     let Purpose::Install { now, highest_sequence } = purpose else { return Ok(()) };
     // V10: rollback.
-    let sequence = manifest.plugin.sequence;
-    if let Some(highest) = highest_sequence
-        && sequence < highest
-    {
-        return Err(Rule::Rollback
-            .refuses(format_args!("its sequence is {sequence}, and {highest} was installed before")));
-    }
+    check_rollback(manifest, highest_sequence(&manifest.plugin.name, &manifest.customer.id))?;
     // V11: expiry.
     match manifest.plugin.expires {
         Some(expires) if expires <= now => {
             Err(Rule::Expiry.refuses(format_args!("it expired at {expires}, and it is {now}")))
         }
+        _ => Ok(()),
+    }
+}
+
+/// Rule V10 by itself, for a store that judges it once more when nobody else can install.
+///
+/// # Errors
+/// A refusal by that rule.
+pub fn check_rollback(manifest: &Manifest, highest_sequence: Option<u64>) -> Result<(), PackageError> {
+    let sequence = manifest.plugin.sequence;
+    match highest_sequence {
+        Some(highest) if sequence < highest => Err(Rule::Rollback
+            .refuses(format_args!("its sequence is {sequence}, and {highest} was installed before"))),
         _ => Ok(()),
     }
 }

@@ -1,0 +1,136 @@
+//! The command line: one file for each command.
+
+mod allow;
+mod install;
+mod list;
+mod monitor;
+mod remove;
+mod status;
+mod trust;
+mod version;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use km_cli::{CommonArgs, Output, Shell};
+use km_package::failure::Failure;
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::environment::{self, Environment};
+use crate::paths::Home;
+use crate::trust::Trust;
+
+/// Monitors MCP servers through signed plugins.
+#[derive(Debug, Parser)]
+#[command(name = "km", version = version::LINE, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Example:\n  km plugins install km-plugin-console-logger-0123456789ab.kmpkg\n  km monitor -- npx -y @modelcontextprotocol/server-everything"
+)]
+struct Km {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Monitor(monitor::Monitor),
+    /// Install, list and remove plugins
+    #[command(subcommand, arg_required_else_help = true)]
+    Plugins(Plugins),
+    /// The release keys that this machine trusts
+    #[command(subcommand, arg_required_else_help = true)]
+    Trust(trust::TrustCommand),
+    Version(version::Version),
+    /// Print the completion script for a shell
+    #[command(after_help = "Example:\n  km completions bash > /etc/bash_completion.d/km")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Example:\n  km plugins list")]
+enum Plugins {
+    Install(install::Install),
+    List(list::List),
+    Status(status::Status),
+    Remove(remove::Remove),
+    Allow(allow::Allow),
+}
+
+impl km_cli::Command for Km {
+    fn common(&self) -> &CommonArgs {
+        &self.common
+    }
+}
+
+/// The body of `main`.
+pub(crate) fn main() -> ExitCode {
+    km_cli::main(environment::arguments(), &environment::log_settings(), run)
+}
+
+fn run(args: &Km, output: &Output) -> Result<ExitCode, Failure> {
+    let environment = Environment::read();
+    let done = |()| ExitCode::SUCCESS;
+    match &args.command {
+        Command::Monitor(command) => command.run(environment),
+        Command::Plugins(plugins) => {
+            let local = Local::open(environment)?;
+            match plugins {
+                Plugins::Install(command) => command.run(&local, output),
+                Plugins::List(command) => command.run(&local, output),
+                Plugins::Status(command) => command.run(&local, output),
+                Plugins::Remove(command) => command.run(&local, output),
+                Plugins::Allow(command) => command.run(&local, output),
+            }
+            .map(done)
+        }
+        Command::Trust(command) => command.run(&Local::open(environment)?, output).map(done),
+        Command::Version(command) => {
+            command.run(output);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => {
+            let script = km_cli::completions::<Km>(*shell);
+            output.result(&Completions { script: &script }, &script);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Completions<'a> {
+    script: &'a str,
+}
+
+/// What most commands need: where things are, what is configured, what is trusted.
+struct Local {
+    environment: Environment,
+    home: Home,
+    config: Config,
+    trust: Trust,
+}
+
+impl Local {
+    fn open(environment: Environment) -> Result<Self, Failure> {
+        let home = Home::find(&environment)?;
+        let config = Config::load(&home)?;
+        let trust = Trust::load(&home)?;
+        Ok(Self { environment, home, config, trust })
+    }
+}
+
+/// Asks a question on a terminal. Elsewhere the answer is yes.
+fn confirm(question: &str) -> bool {
+    if !std::io::stdin().is_terminal() {
+        return true;
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}

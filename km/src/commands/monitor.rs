@@ -1,0 +1,75 @@
+//! `km monitor`
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Args;
+use km_package::failure::Failure;
+use km_package::name::PluginName;
+
+use crate::environment::Environment;
+use crate::monitor::{self, MonitorOptions, Selection};
+
+/// Run an MCP server and show its messages to the plugins
+///
+/// Between client and server nothing changes: every byte passes as it is, and the exit status is
+/// the server's. What plugins print goes to stderr.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  km monitor -- npx -y @modelcontextprotocol/server-everything\n  km monitor --plugin console-logger --server -- uvx mcp-server-time"
+)]
+pub(super) struct Monitor {
+    /// What follows `--` is the server (it is in any case)
+    #[arg(long)]
+    server: bool,
+    /// Run no plugins
+    #[arg(long, conflicts_with = "plugin")]
+    no_plugins: bool,
+    /// Run only this plugin; repeat for more
+    #[arg(long, value_name = "NAME")]
+    plugin: Vec<PluginName>,
+    /// Memory for messages that wait for one plugin; past it they wait on disk
+    #[arg(long, value_name = "SIZE", default_value = "1MB", value_parser = parse_size)]
+    buffer_size: usize,
+    /// The server's command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+impl Monitor {
+    pub(super) fn run(&self, environment: Environment) -> Result<ExitCode, Failure> {
+        let selection = Selection { names: self.plugin.clone(), buffer_size: self.buffer_size };
+        let plugins = (!self.no_plugins).then_some(selection);
+        monitor::run(MonitorOptions { command: self.command.clone(), plugins }, environment)
+    }
+}
+
+/// `1MB`, `512 KiB`, `65536`: decimal and binary units are both taken as powers of 1024.
+fn parse_size(text: &str) -> Result<usize, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(format!("{unit:?} is not a unit of size: use KB, MB or GB")),
+    };
+    let number: usize = number.parse().map_err(|_| "a size is a number with a unit, as 1MB".to_owned())?;
+    number.checked_shl(shift).filter(|size| size >> shift == number).ok_or_else(|| "too large".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_numbers_with_units() {
+        for (text, size) in [("0", 0), ("7b", 7), ("1MB", 1 << 20), ("2 kib", 2048), ("3G", 3 << 30)] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for bad in ["", "MB", "1XB", "-1", "1.5MB", "99999999999999999999", "99999999999GB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! `km plugins remove`
+
+use clap::Args;
+use km_cli::Output;
+use km_package::failure::{Failure, Kind};
+use km_package::name::PluginName;
+
+use super::install::{Document, Plugin};
+use super::{Local, confirm};
+use crate::store::{self, Action};
+use crate::trust::Allowed;
+
+/// Remove a plugin; sessions that run keep their process
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  km plugins remove console-logger --yes")]
+pub(super) struct Remove {
+    /// The plugin
+    name: PluginName,
+    /// Ask nothing
+    #[arg(long)]
+    yes: bool,
+    /// It is no error if it is not installed
+    #[arg(long)]
+    if_present: bool,
+}
+
+impl Remove {
+    pub(super) fn run(&self, local: &Local, output: &Output) -> Result<(), Failure> {
+        let name = &self.name;
+        let entries = store::list(&local.home, &local.trust, &local.config)?;
+        let Some(entry) = entries.into_iter().find(|entry| entry.name == *name) else {
+            if self.if_present {
+                output.result(&Document { plugins: Vec::new() }, format_args!("{name} is not installed"));
+                return Ok(());
+            }
+            return Err(Failure::new(Kind::NotFound, format_args!("plugin {name} is not installed"))
+                .help("`km plugins list` shows what is"));
+        };
+        if !self.yes && !confirm(&format!("Remove {name}?")) {
+            return Err(Failure::new(Kind::Failed, format_args!("{name} stays")));
+        }
+        store::remove(&local.home, name)?;
+        Allowed::load(&local.home)?.forget(&local.home, name)?;
+        let removed =
+            Plugin { name: name.clone(), version: entry.version, action: Action::Removed, reason: None };
+        output.result(&Document { plugins: vec![removed] }, format_args!("{name} removed"));
+        Ok(())
+    }
+}

@@ -1,0 +1,37 @@
+//! Processes: a plugin from the verified file to its end, and the monitored server.
+//!
+//! A plugin goes through these types, and each step takes the one before by value:
+//!
+//! ```text
+//! store::Runnable → SpawnedPlugin → AuthenticatedPlugin → (messages) → stopped
+//! ```
+//!
+//! [`supervise`] restarts what dies. [`guard`] starts the server, and sees to it that nothing is
+//! left of it. No other module of `km` starts processes.
+
+pub(crate) mod authenticate;
+pub(crate) mod guard;
+pub(crate) mod spawn;
+pub(crate) mod supervise;
+
+pub(crate) use authenticate::AuthenticatedPlugin;
+pub(crate) use spawn::{PluginHost, SpawnedPlugin};
+
+use std::fmt;
+
+/// Why a plugin does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PluginFailure {
+    /// Starting it again will not help: refused, unsigned, made for somebody else.
+    Refused(String),
+    /// It did not start, or died, or does not answer: it may do better next time.
+    Crashed(String),
+}
+
+impl fmt::Display for PluginFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(why) | Self::Crashed(why) => f.write_str(why),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The monitored server and everything it starts, kept in hand by a process of its own.
+//!
+//! `km` may be killed at any moment, and then nothing may be left behind: neither the server, nor
+//! what the server started (`npx → sh → node`), nor what has left its process group. A parent-death
+//! signal reaches only a direct child. So the server's parent is not `km` but a small process, the
+//! guard, forked before `km` has threads. It adopts every orphan among the server's descendants,
+//! and kills them all when the server has ended or when `km` is gone, which it sees by the end of
+//! the socket between the two.
+//!
+//! ```text
+//! km ──socket── guard (own process group, adopts orphans)
+//!                 └── server (own process group) ── whatever it starts
+//! ```
+
+use std::ffi::OsString;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, Signal, WaitOptions};
+
+use crate::environment;
+
+/// What `km` says to the guard: the number of a signal for the server, or this: end everything.
+const FINISH: u8 = 0;
+/// What the guard says to `km`, each followed by four bytes.
+const STARTED: u8 = 1;
+const NOT_STARTED: u8 = 2;
+const EXITED: u8 = 3;
+
+/// How long descendants may take to leave after SIGTERM, once the server has ended.
+const LEFTOVER_GRACE: Duration = Duration::from_millis(200);
+
+/// The server's pipes and the socket to its guard.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// Writes to the server's stdin.
+    pub(crate) stdin: OwnedFd,
+    /// Reads the server's stdout.
+    pub(crate) stdout: OwnedFd,
+    pub(crate) guard: Guard,
+}
+
+/// The guard, as `km` sees it: its end of the socket, and the process.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    socket: UnixStream,
+    pid: Option<Pid>,
+}
+
+/// Forks the guard, which starts the server.
+///
+/// # Errors
+/// When this process has more than one thread, there are no more pipes or processes, or the server
+/// cannot be started.
+pub(crate) fn start(command: &[OsString]) -> io::Result<Server> {
+    if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
+        return Err(io::Error::other("the guard must be forked before there are threads"));
+    }
+    let (server_stdin, stdin) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (stdout, server_stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (ours, theirs) = UnixStream::pair()?;
+    // SAFETY: there is one thread, so the child may do what it likes.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            drop((stdin, stdout, ours));
+            let code = guard(command, server_stdin, server_stdout, theirs);
+            // SAFETY: ends this process without running what `km` has registered for its own exit.
+            unsafe { libc::_exit(code) }
+        }
+        pid => {
+            drop((server_stdin, server_stdout, theirs));
+            let guard = Guard { socket: ours, pid: Pid::from_raw(pid) };
+            match guard.read() {
+                Ok((STARTED, _)) => Ok(Server { stdin, stdout, guard }),
+                Ok((NOT_STARTED, errno)) => {
+                    guard.reap();
+                    Err(io::Error::from_raw_os_error(errno))
+                }
+                Ok(_) => Err(io::Error::other("the guard of the server speaks nonsense")),
+                Err(e) => Err(e),
+            }
+        }
+    }
+}
+
+impl Guard {
+    /// A second handle, for the thread that waits.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()?, pid: self.pid })
+    }
+
+    /// Sends a signal to the server.
+    pub(crate) fn signal(&self, signal: i32) {
+        if let Ok(signal) = u8::try_from(signal) {
+            let _ = (&self.socket).write_all(&[signal]);
+        }
+    }
+
+    /// Waits for the server's end.
+    pub(crate) fn wait(&self) -> io::Result<ExitStatus> {
+        match self.read()? {
+            (EXITED, status) => Ok(ExitStatus::from_raw(status)),
+            _ => Err(io::Error::other("the guard of the server speaks nonsense")),
+        }
+    }
+
+    /// Ends what the server left, and returns when all of it is gone.
+    pub(crate) fn finish(&self) {
+        let _ = (&self.socket).write_all(&[FINISH]);
+        // The guard ends when nothing is left.
+        let _ = self.socket.set_read_timeout(Some(LEFTOVER_GRACE + Duration::from_secs(1)));
+        if let Ok(0) = (&self.socket).read(&mut [0]) {
+            self.reap();
+        }
+    }
+
+    /// Takes the guard's exit status: it has closed its socket, so it is about to end.
+    fn reap(&self) {
+        while let Err(rustix::io::Errno::INTR) = rustix::process::waitpid(self.pid, WaitOptions::empty()) {}
+    }
+
+    fn read(&self) -> io::Result<(u8, i32)> {
+        let mut word = [0; 5];
+        (&self.socket).read_exact(&mut word)?;
+        let [kind, value @ ..] = word;
+        Ok((kind, i32::from_ne_bytes(value)))
+    }
+}
+
+/// The guard's whole life; returns its exit code.
+fn guard(command: &[OsString], stdin: OwnedFd, stdout: OwnedFd, km: UnixStream) -> i32 {
+    match prepare().and_then(|()| spawn(command, stdin, stdout)) {
+        Ok(server) => match watch(server, &km) {
+            Ok(()) => 0,
+            Err(_) => {
+                kill_descendants(Signal::KILL);
+                1
+            }
+        },
+        Err(e) => {
+            tell(&km, NOT_STARTED, e.raw_os_error().unwrap_or(libc::EIO));
+            1
+        }
+    }
+}
+
+fn tell(km: &UnixStream, kind: u8, value: i32) {
+    let mut word = [kind; 5];
+    word[1..].copy_from_slice(&value.to_ne_bytes());
+    let mut km = km;
+    let _ = km.write_all(&word);
+}
+
+/// Lets go of `km`'s pipes and of its process group, and becomes the parent of orphans.
+fn prepare() -> io::Result<()> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::process::setpgid(None, None)?;
+    let _ = rustix::thread::set_name(c"km-guard");
+    #[cfg(target_os = "linux")]
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    Ok(())
+}
+
+fn spawn(command: &[OsString], stdin: OwnedFd, stdout: OwnedFd) -> io::Result<Child> {
+    let [program, arguments @ ..] = command else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let mut server = Command::new(program);
+    server.args(arguments).stdin(stdin).stdout(stdout).stderr(Stdio::inherit()).process_group(0);
+    for secret in environment::SECRETS {
+        server.env_remove(secret);
+    }
+    let guard = rustix::process::getpid();
+    let follow_guard = move || {
+        #[cfg(target_os = "linux")]
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() == Some(guard) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    };
+    // SAFETY: the closure makes system calls only.
+    unsafe { server.pre_exec(follow_guard) };
+    server.spawn()
+}
+
+/// Passes signals on until the server ends, reports its status, and ends what it left when `km`
+/// says so or is gone.
+fn watch(mut server: Child, km: &UnixStream) -> io::Result<()> {
+    tell(km, STARTED, 0);
+    let pid = Pid::from_child(&server);
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    let mut status = None;
+    loop {
+        let ended = if status.is_none() { Some(pidfd.as_fd()) } else { None };
+        let [km_ready, server_ended] = wait_for([Some(km.as_fd()), ended])?;
+        if server_ended && status.is_none() {
+            let ended = server.wait()?;
+            status = Some(ended);
+            tell(km, EXITED, ended.into_raw());
+        }
+        if km_ready {
+            let mut order = [FINISH];
+            let mut socket = km;
+            match socket.read(&mut order) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Ok(1) if order[0] != FINISH => {
+                    if let (None, Some(signal)) = (status, Signal::from_named_raw(order[0].into())) {
+                        let _ = rustix::process::pidfd_send_signal(&pidfd, signal);
+                    }
+                }
+                Ok(1) => {
+                    end_descendants();
+                    return Ok(());
+                }
+                // `km` is gone, and so is everybody who could wait.
+                _ => {
+                    kill_descendants(Signal::KILL);
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+fn wait_for<const N: usize>(files: [Option<std::os::fd::BorrowedFd<'_>>; N]) -> io::Result<[bool; N]> {
+    let mut polled: Vec<PollFd<'_>> =
+        files.iter().flatten().map(|file| PollFd::from_borrowed_fd(*file, PollFlags::IN)).collect();
+    match rustix::event::poll(&mut polled, None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let mut results = polled.iter().map(|file| !file.revents().is_empty());
+    Ok(files.map(|file| file.is_some() && results.next().unwrap_or(false)))
+}
+
+/// SIGTERM for what the server left, and SIGKILL for what does not leave.
+fn end_descendants() {
+    kill_descendants_once(Signal::TERM);
+    let deadline = Instant::now() + LEFTOVER_GRACE;
+    while Instant::now() < deadline {
+        if !reap() {
+            return;
+        }
+        let pause = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+        let _ = rustix::event::poll(&mut [], Some(&pause));
+    }
+    kill_descendants(Signal::KILL);
+}
+
+/// Kills children until none is left: each one's children become ours when it dies.
+fn kill_descendants(signal: Signal) {
+    loop {
+        kill_descendants_once(signal);
+        if !reap() {
+            return;
+        }
+        let pause = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        let _ = rustix::event::poll(&mut [], Some(&pause));
+    }
+}
+
+fn kill_descendants_once(signal: Signal) {
+    for child in children() {
+        // The group first: most of what the server started is in the server's.
+        let _ = rustix::process::kill_process_group(child, signal);
+        let _ = rustix::process::kill_process(child, signal);
+    }
+}
+
+/// Reaps whatever has ended. False when there are no children any more.
+fn reap() -> bool {
+    loop {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// The ids of this process's children, adopted ones included.
+fn children() -> Vec<Pid> {
+    let own = std::process::id().to_string();
+    let parent_of = |stat: &str| -> Option<String> {
+        // pid (name) state parent …; the name may hold anything.
+        stat.rsplit_once(") ")?.1.split(' ').nth(1).map(str::to_owned)
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            (parent_of(&stat)? == own).then(|| Pid::from_raw(pid)).flatten()
+        })
+        .collect()
+}

@@ -1,0 +1,88 @@
+//! From a verified file to a process that has shaken hands.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use go_plugin::handshake::Cookie;
+use go_plugin::host::{Executable, Grace, Host, LineSink, PluginProcess};
+use km_package::failure::Failure;
+use km_package::name::PluginName;
+use km_package::tier::Tier;
+
+use super::PluginFailure;
+use crate::paths::Home;
+use crate::store::Runnable;
+
+/// How long a plugin may take until it has said where it listens.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Locale and time zone are all that a plugin sees of the user's environment.
+const ENVIRONMENT: [(&str, &str); 2] = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LANG", "C.UTF-8")];
+
+/// What plugins are started with.
+#[derive(Debug, Clone)]
+pub(crate) struct PluginHost {
+    host: Host,
+    /// Whether plugins are told to debug.
+    pub(crate) debug: bool,
+}
+
+/// A plugin process that nobody has authenticated.
+#[derive(Debug)]
+pub(crate) struct SpawnedPlugin {
+    pub(super) process: PluginProcess,
+    pub(super) name: PluginName,
+    /// The tier it needs, by its manifest.
+    pub(super) required_tier: Tier,
+    /// From the order to start until the connection stood.
+    pub(crate) start_time: Duration,
+}
+
+impl PluginHost {
+    pub(crate) fn new(home: &Home, debug: bool) -> Result<Self, Failure> {
+        let socket_root = home.socket_root().map_err(|e| Failure::file("create", &home.run(), &e))?;
+        let host = Host {
+            cookie: Cookie { key: km_proto::COOKIE_KEY, value: km_proto::COOKIE_VALUE },
+            versions: crate::store::PROTOCOLS.to_vec(),
+            socket_root,
+            environment: ENVIRONMENT
+                .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+                .to_vec(),
+            start_timeout: START_TIMEOUT,
+        };
+        Ok(Self { host, debug })
+    }
+
+    /// Starts the open file of a plugin. Its lines go to stderr, with its name.
+    pub(crate) async fn spawn(&self, plugin: Runnable) -> Result<SpawnedPlugin, PluginFailure> {
+        let Runnable { name, file, path, required_tier } = plugin;
+        let begun = Instant::now();
+        let process = PluginProcess::start(&self.host, Executable { file, path }, lines_of(&name))
+            .await
+            .map_err(|e| PluginFailure::Crashed(e.to_string()))?;
+        Ok(SpawnedPlugin { process, name, required_tier, start_time: begun.elapsed() })
+    }
+}
+
+impl SpawnedPlugin {
+    /// The process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Asks it to leave, then makes it.
+    pub(crate) async fn stop(self, grace: Grace) {
+        self.process.stop(grace).await;
+    }
+}
+
+/// Writes each line with the plugin's name to stderr, in one piece.
+fn lines_of(name: &PluginName) -> LineSink {
+    let prefix = format!("[{name}] ");
+    Arc::new(move |line| {
+        let whole = [prefix.as_bytes(), line, b"\n"].concat();
+        // A stderr that nobody reads any more is no reason to stop.
+        let _ = std::io::stderr().write_all(&whole);
+    })
+}

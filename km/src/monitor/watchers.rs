@@ -1,0 +1,226 @@
+//! The thread beside the relay on which the plugins of a session are run.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use go_plugin::host::Grace;
+use km_package::failure::Failure;
+use km_package::name::PluginName;
+use tokio::sync::{oneshot, watch};
+
+use super::control;
+use super::frames::{Framed, Framer};
+use super::queue::Queue;
+use super::remarks::Remarks;
+use super::tap::TapReader;
+use crate::config::Config;
+use crate::environment::Environment;
+use crate::host::PluginHost;
+use crate::host::supervise::{Context, Life, Order, Report, Supervisor};
+use crate::paths::Home;
+use crate::store::{self, State};
+use crate::trust::Trust;
+
+/// How long plugins may take for what waits when the session has ended.
+const DRAIN: Duration = Duration::from_millis(1000);
+/// How long they may take to leave then. Clients wait two seconds in all.
+const GRACE: Grace = Grace { shutdown: Duration::from_millis(300), terminate: Duration::from_millis(200) };
+/// The least that must be waited before the process ends under them.
+const LEAVE: Duration = Duration::from_millis(900);
+
+/// Which plugins a session has, and what each may keep in memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Selection {
+    /// Only these; all if there are none.
+    pub(crate) names: Vec<PluginName>,
+    /// Bytes of messages in memory for each plugin.
+    pub(crate) buffer_size: usize,
+}
+
+/// One plugin of the session, as its queue and its report.
+#[derive(Debug, Clone)]
+pub(super) struct Watcher {
+    pub(super) queue: Arc<Queue>,
+    pub(super) report: Arc<Mutex<Report>>,
+}
+
+/// The plugins of a session.
+#[derive(Debug)]
+pub(super) struct Watchers {
+    orders: watch::Sender<Order>,
+    /// What there is to say at the end.
+    done: mpsc::Receiver<Vec<String>>,
+}
+
+impl Watchers {
+    /// Starts the thread. Whatever goes wrong on it is said, and stops nothing else.
+    pub(super) fn start(environment: Environment, selection: Selection, tap: TapReader) -> io::Result<Self> {
+        let (orders, receiver) = watch::channel(Order::Run);
+        let (sender, done) = mpsc::channel();
+        thread::Builder::new().name("plugins".to_owned()).spawn(move || {
+            let words = run(&environment, &selection, tap, receiver).unwrap_or_else(|failure| {
+                Remarks.say(&format!("no plugins in this session: {failure}"));
+                Vec::new()
+            });
+            // Nobody waits when the session was cut short.
+            let _ = sender.send(words);
+        })?;
+        Ok(Self { orders, done })
+    }
+
+    /// Lets plugins handle what waits, then leave. `hurry` says that nobody has time any more.
+    pub(super) fn finish(self, hurry: &dyn Fn() -> bool) -> Vec<String> {
+        self.orders.send_replace(Order::Finish);
+        match self.wait(DRAIN, hurry) {
+            Some(words) => words,
+            None => {
+                self.orders.send_replace(Order::Leave);
+                self.wait(LEAVE, hurry).unwrap_or_default()
+            }
+        }
+    }
+
+    fn wait(&self, at_most: Duration, hurry: &dyn Fn() -> bool) -> Option<Vec<String>> {
+        let deadline = Instant::now() + at_most;
+        while Instant::now() < deadline && !hurry() {
+            match self.done.recv_timeout(Duration::from_millis(10)) {
+                Ok(words) => return Some(words),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Some(Vec::new()),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            }
+        }
+        None
+    }
+}
+
+/// The thread: finds the plugins, hands the messages out, runs the processes.
+fn run(
+    environment: &Environment,
+    selection: &Selection,
+    tap: TapReader,
+    orders: watch::Receiver<Order>,
+) -> Result<Vec<String>, Failure> {
+    let home = Home::find(environment)?;
+    let (trust, config) = (Trust::load(&home)?, Config::load(&home)?);
+    let names = discover(&home, &trust, &config, selection)?;
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let watchers: Vec<Watcher> = names
+        .into_iter()
+        .map(|name| Watcher {
+            report: Arc::new(Mutex::new(discovered(&name))),
+            queue: Arc::new(Queue::new(name, selection.buffer_size, home.spool())),
+        })
+        .collect();
+    let host = PluginHost::new(&home, environment.debug)?;
+    let context = Context { home, trust, config, host, remarks: Remarks, grace: GRACE };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(km_package::failure::Kind::Local, e))?;
+    let first = hand_out(tap, &watchers)?;
+    runtime.block_on(supervise(Arc::new(context), &watchers, first, orders));
+    // A blocked read of a file must not hold up the end.
+    runtime.shutdown_background();
+    Ok(watchers.iter().filter_map(|watcher| watcher.queue.closing_words()).collect())
+}
+
+/// The plugins that may run, and a word about each that was asked for and may not.
+fn discover(
+    home: &Home,
+    trust: &Trust,
+    config: &Config,
+    selection: &Selection,
+) -> Result<Vec<PluginName>, Failure> {
+    let entries = store::list(home, trust, config)?;
+    for name in &selection.names {
+        if !entries.iter().any(|entry| entry.name == *name) {
+            Remarks.say(&format!("plugin {name} is not installed"));
+        }
+    }
+    let mut names = Vec::new();
+    for entry in entries {
+        let asked = selection.names.contains(&entry.name);
+        if !asked && !selection.names.is_empty() {
+            continue;
+        }
+        match entry.state {
+            State::Installed | State::Allowed => names.push(entry.name),
+            State::Unsigned | State::Untrusted | State::Disabled => {
+                let why = entry.reason.unwrap_or_default();
+                Remarks.say(&format!("plugin {} is not used: {why}", entry.name));
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn discovered(name: &PluginName) -> Report {
+    Report { name: name.clone(), life: Life::Discovered, pid: None, start_ms: None, restarts: 0, error: None }
+}
+
+/// Starts the thread that frames what passes and hands it to every queue. The receiver hears of the
+/// first message.
+fn hand_out(tap: TapReader, watchers: &[Watcher]) -> Result<oneshot::Receiver<()>, Failure> {
+    let (first, heard) = oneshot::channel();
+    let queues: Vec<Arc<Queue>> = watchers.iter().map(|watcher| Arc::clone(&watcher.queue)).collect();
+    let work = move || {
+        let mut first = Some(first);
+        let mut framer = Framer::default();
+        while let Some(piece) = tap.next() {
+            framer.take(piece, &mut |framed| {
+                if let Some(first) = first.take() {
+                    let _ = first.send(());
+                }
+                for queue in &queues {
+                    match &framed {
+                        Framed::Message(message) => queue.push(message),
+                        Framed::Lost { first, count } => queue.lost(*first, *count),
+                    }
+                }
+            });
+        }
+        queues.iter().for_each(|queue| queue.close());
+    };
+    thread::Builder::new()
+        .name("framer".to_owned())
+        .spawn(work)
+        .map_err(|e| Failure::new(km_package::failure::Kind::Local, e))?;
+    Ok(heard)
+}
+
+/// Runs every plugin from the first message to the end of the session.
+async fn supervise(
+    context: Arc<Context>,
+    watchers: &[Watcher],
+    first: oneshot::Receiver<()>,
+    mut orders: watch::Receiver<Order>,
+) {
+    let _control = control::serve(&context.home, watchers.to_vec());
+    tokio::select! {
+        heard = first => if heard.is_err() { return },
+        _ = orders.wait_for(|order| *order == Order::Leave) => return,
+    }
+    let running: Vec<_> = watchers
+        .iter()
+        .map(|Watcher { queue, report }| {
+            let supervisor = Supervisor {
+                context: Arc::clone(&context),
+                queue: Arc::clone(queue),
+                orders: orders.clone(),
+                report: Arc::clone(report),
+            };
+            tokio::spawn(supervisor.run())
+        })
+        .collect();
+    for (plugin, watcher) in running.into_iter().zip(watchers) {
+        if plugin.await.is_err() {
+            let mut report = watcher.report.lock().unwrap_or_else(PoisonError::into_inner);
+            report.life = Life::Error;
+            Remarks.say(&format!("plugin {} was lost by a fault in km itself", report.name));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Where files live: the only module that knows.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use km_package::failure::{Failure, Kind};
+use km_package::name::PluginName;
+
+use crate::environment::Environment;
+
+/// The home of `km`: `KM_HOME`, else `~/.km`.
+#[derive(Debug, Clone)]
+pub(crate) struct Home {
+    root: PathBuf,
+    temporary: PathBuf,
+}
+
+/// Longest folder name in which a plugin can still make its socket (108 bytes for the whole path).
+const LONGEST_SOCKET_ROOT: usize = 70;
+
+impl Home {
+    pub(crate) fn find(environment: &Environment) -> Result<Self, Failure> {
+        let root = match (&environment.km_home, &environment.home) {
+            (Some(km_home), _) => km_home.clone(),
+            (None, Some(home)) => home.join(".km"),
+            (None, None) => {
+                return Err(Failure::new(Kind::Failed, "neither KM_HOME nor HOME is set")
+                    .help("set KM_HOME to the folder where km keeps its files"));
+            }
+        };
+        let root = std::path::absolute(&root).map_err(|e| Failure::file("find", &root, &e))?;
+        Ok(Self { root, temporary: environment.temporary.clone() })
+    }
+
+    /// Links to the executables, and plain binaries put there by hand.
+    pub(crate) fn plugins(&self) -> PathBuf {
+        self.root.join("plugins")
+    }
+
+    /// The entry of one plugin in [`Home::plugins`].
+    pub(crate) fn plugin(&self, name: &PluginName) -> PathBuf {
+        self.plugins().join(name.executable().as_str())
+    }
+
+    /// All versions of all installed plugins.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.plugins().join("store")
+    }
+
+    /// All versions of one plugin.
+    pub(crate) fn versions(&self, name: &PluginName) -> PathBuf {
+        self.store().join(name.as_str())
+    }
+
+    /// Where packages are unpacked before they are believed; on the same filesystem as the store.
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.plugins().join(".staging")
+    }
+
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.root.join("config").join("config.toml")
+    }
+
+    /// Release keys that were added.
+    pub(crate) fn trust(&self) -> PathBuf {
+        self.root.join("trust")
+    }
+
+    /// Digests of single binaries that were allowed.
+    pub(crate) fn allowed_file(&self) -> PathBuf {
+        self.trust().join("allowed.toml")
+    }
+
+    /// Messages that wait on disk.
+    pub(crate) fn spool(&self) -> PathBuf {
+        self.root.join("spool")
+    }
+
+    /// Control sockets of live sessions.
+    pub(crate) fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// Where plugins get the folders for their sockets: `run`, unless its path is too long for one.
+    pub(crate) fn socket_root(&self) -> io::Result<PathBuf> {
+        let run = self.run();
+        if run.as_os_str().len() <= LONGEST_SOCKET_ROOT {
+            create_private(&run)?;
+            return Ok(run);
+        }
+        Ok(self.temporary.clone())
+    }
+}
+
+/// Makes a folder that only its owner can enter, with all above it.
+pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Replaces a file: it appears whole, or the old one stays. The folder must exist.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".km-").tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    sync_folder(folder)
+}
+
+/// Makes renames in a folder survive a power cut.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}

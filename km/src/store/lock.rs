@@ -1,0 +1,100 @@
+//! Locks on open folders, so that no lock file is left behind.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use km_package::failure::{Failure, Kind};
+
+/// How long another process may hold a lock before this one gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Folders that this process made. Those that are still empty are removed again.
+#[derive(Debug, Default)]
+pub(super) struct NewFolders(Vec<PathBuf>);
+
+impl NewFolders {
+    /// Makes a folder with all above it, remembering which were missing.
+    pub(super) fn create(&mut self, folder: &Path) -> io::Result<()> {
+        if folder.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = folder.parent() {
+            self.create(parent)?;
+        }
+        match std::fs::create_dir(folder) {
+            Ok(()) => self.0.push(folder.to_path_buf()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for NewFolders {
+    fn drop(&mut self) {
+        for folder in self.0.iter().rev() {
+            // One that is in use by now is not empty, and stays.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+}
+
+/// A locked folder. When dropped it is removed if it was made for this lock and is empty, and then
+/// unlocked: whoever waits for it sees that it is gone.
+#[derive(Debug)]
+pub(super) struct FolderLock {
+    // Dropped in this order.
+    _new: NewFolders,
+    _file: File,
+}
+
+impl FolderLock {
+    /// Makes the folder if need be and locks it.
+    pub(super) fn take(folder: &Path) -> Result<Self, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match try_take(folder) {
+                Ok(Some(lock)) => return Ok(lock),
+                Ok(None) => {}
+                Err(e) => return Err(Failure::file("lock", folder, &e)),
+            }
+            if Instant::now() >= deadline {
+                let message =
+                    format!("another process has held the lock on {} for {PATIENCE:?}", folder.display());
+                return Err(Failure::new(Kind::Conflict, message).help("wait for it to end, then try again"));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// None while somebody else holds it, or when the folder was removed in between.
+fn try_take(folder: &Path) -> io::Result<Option<FolderLock>> {
+    let gone = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => Ok(None),
+        _ => Err(e),
+    };
+    let mut new = NewFolders::default();
+    if let Err(e) = new.create(folder) {
+        return gone(e);
+    }
+    let file = match File::open(folder) {
+        Ok(file) => file,
+        Err(e) => return gone(e),
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(e)) => return Err(e),
+    }
+    // The folder at this path may be another one by now.
+    let same = std::fs::metadata(folder).and_then(|now| {
+        let locked = file.metadata()?;
+        Ok((now.dev(), now.ino()) == (locked.dev(), locked.ino()))
+    });
+    Ok(same.unwrap_or(false).then_some(FolderLock { _new: new, _file: file }))
+}
