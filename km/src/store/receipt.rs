@@ -1,10 +1,10 @@
 //! The receipt: written last, it makes a version's folder count.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use km_package::digest::Digest;
-use km_package::envelope::Head;
+use km_package::envelope::{Head, MAX_MANIFEST, MAX_SIGNATURES};
 use serde::{Deserialize, Serialize};
 
 use crate::paths;
@@ -48,7 +48,14 @@ impl Receipt {
 /// The documents of an installed version.
 pub(super) fn read_head(version: &Path) -> io::Result<Head> {
     Ok(Head {
-        manifest: std::fs::read(version.join(MANIFEST))?,
-        signatures: std::fs::read(version.join(SIGNATURES))?,
+        manifest: read_bounded(&version.join(MANIFEST), MAX_MANIFEST)?,
+        signatures: read_bounded(&version.join(SIGNATURES), MAX_SIGNATURES)?,
     })
+}
+
+/// Reads a file of at most so many bytes; a longer one is cut, and then no signature holds.
+fn read_bounded(path: &Path, most: u32) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(most.into()).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

@@ -164,7 +164,7 @@ impl Output {
         } else {
             let text = text.to_string();
             if !text.is_empty() {
-                print_line(text.trim_end_matches('\n'));
+                print_line(&printable(text.trim_end_matches('\n')));
             }
         }
     }
@@ -197,7 +197,12 @@ impl Output {
 
 fn remark(label: &str, color: AnsiColor, text: impl fmt::Display) {
     let style = Style::new().bold().fg_color(Some(color.into()));
-    anstream::eprintln!("{style}{label}:{style:#} {text}");
+    anstream::eprintln!("{style}{label}:{style:#} {}", printable(&text.to_string()));
+}
+
+/// Texts may come from a package or a plugin: what could move a terminal's cursor is taken out.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !"\n\t".contains(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// Lines of cells, in columns as wide as their widest cell.
@@ -229,6 +234,11 @@ pub use clap_complete::Shell;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_printed_can_steer_a_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\u{9b}c\td\ne"), "a\u{fffd}[2Jb\u{fffd}c\td\ne");
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

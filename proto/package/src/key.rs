@@ -100,6 +100,12 @@ impl PublicKey {
     }
 
     fn from_key(key: VerifyingKey) -> Result<Self, KeyError> {
+        // RFC 8032, 5.1.3: a y of p or more is no encoding.
+        let mut y = key.to_bytes();
+        y[31] &= 0x7f;
+        if y[31] == 0x7f && y[1..31].iter().all(|&b| b == 0xff) && y[0] >= 0xed {
+            return Err(KeyError::NotEd25519);
+        }
         if key.is_weak() { Err(KeyError::Weak) } else { Ok(Self(key)) }
     }
 }

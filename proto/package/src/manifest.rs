@@ -25,6 +25,9 @@ pub const MAX_FILES: usize = 64;
 /// Most zstd frames in a package.
 pub const MAX_FRAMES: usize = 16;
 
+/// Most brackets and dots in a manifest's text: what can nest.
+const MAX_MARKS: usize = 2048;
+
 /// A parsed manifest. It says nothing about who signed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -257,6 +260,12 @@ impl Manifest {
     /// that do not add up.
     pub fn parse(text: &[u8]) -> Result<Self, ManifestError> {
         let text = std::str::from_utf8(text).map_err(|e| ManifestError(format!("not UTF-8: {e}")))?;
+        // Each of these can add a level of nesting, and the parser's own limits multiply to more
+        // levels than a thread's stack has room for.
+        let marks = text.bytes().filter(|b| b"[{.".contains(b)).count();
+        if marks > MAX_MARKS {
+            return Err(ManifestError(format!("{marks} brackets and dots; at most {MAX_MARKS} may be")));
+        }
         let manifest: Self = toml::from_str(text).map_err(|e| ManifestError(one_line(&e)))?;
         match manifest.contradiction() {
             None => Ok(manifest),

@@ -67,6 +67,13 @@ impl FrameReader {
         piece: &[u8],
         on_output: &mut dyn FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
+        // A small frame that is there as a whole is decoded without a look at its window; so the
+        // decoder never gets the first bytes together with the rest.
+        if self.seen < MAGIC.len() && piece.len() > MAGIC.len() - self.seen {
+            let (first, rest) = piece.split_at(MAGIC.len() - self.seen);
+            self.push(first, on_output)?;
+            return self.push(rest, on_output);
+        }
         self.check_magic(piece)?;
         let mut input = InBuffer::around(piece);
         loop {

@@ -138,6 +138,11 @@ impl StrictReader {
             (_, true) if self.entries == 0 => return Err(self.error("the archive is empty").into()),
             (_, true) => self.state = State::SecondZeroBlock,
             (_, false) => {
+                if self.entries == crate::manifest::MAX_FILES {
+                    return Err(self
+                        .error(format!("more than {} entries", crate::manifest::MAX_FILES))
+                        .into());
+                }
                 let entry = parse_header(block).map_err(|what| self.error(what))?;
                 if self.last.as_ref().is_some_and(|last| *last >= entry.path) {
                     return Err(self.error("names are not strictly ascending").into());

@@ -103,7 +103,7 @@ impl Contents for Installed<'_> {
             let missing = |e| Rule::Files.refuses(format_args!("{} cannot be opened: {e}", entry.path));
             let mut file = (self.open)(entry).map_err(missing)?;
             let mut check = FileCheck::new(manifest, entry);
-            read_pieces(&mut file, &mut |piece| {
+            read_pieces(&mut (&mut file).take(entry.size.saturating_add(1)), &mut |piece| {
                 check.update(piece);
                 Ok(())
             })?;
@@ -139,10 +139,10 @@ impl<R: Read, K: Sink> Contents for Extract<R, K> {
         }
         tar.finish()?;
         // V17: the file ends here.
-        match self.payload.read(&mut [0]).map_err(PackageError::Read)? {
-            0 => Ok(self.sink),
-            _ => Err(Rule::End.refuses("something follows the last frame that the manifest declares")),
-        }
+        read_pieces(&mut (&mut self.payload).take(1), &mut |_| {
+            Err(Rule::End.refuses("something follows the last frame that the manifest declares"))
+        })?;
+        Ok(self.sink)
     }
 }
 
@@ -155,10 +155,17 @@ fn check_frame(
 ) -> Result<(), PackageError> {
     let mut reader = FrameReader::new().map_err(PackageError::Write)?;
     let (mut hasher, mut seen) = (Hasher::default(), 0);
+    let mut refusal = None;
     read_pieces(&mut payload.take(frame.size), &mut |piece| {
         hasher.update(piece);
         seen += piece.len() as u64;
-        reader.push(piece, on_output)
+        if refusal.is_none() {
+            match reader.push(piece, on_output) {
+                Err(error @ PackageError::Refused { .. }) => refusal = Some(error),
+                other => other?,
+            }
+        }
+        Ok(())
     })?;
     // V12: compressed size and digest. The decompressor may have refused damaged bytes before.
     if seen != frame.size {
@@ -171,6 +178,9 @@ fn check_frame(
             "frame {number} has the digest {found}, the manifest says {}",
             frame.sha256
         )));
+    }
+    if let Some(refusal) = refusal {
+        return Err(refusal);
     }
     reader.finish().map_err(PackageError::from)
 }
