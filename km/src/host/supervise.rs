@@ -125,10 +125,12 @@ impl Supervisor {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                // Nobody waits for a restart at the end of a session.
-                _ = orders.wait_for(|order| *order != Order::Run) => {
-                    return self.set(|report| report.life = Life::Stopped);
-                }
+                _ = orders.wait_for(|order| *order == Order::Leave) => {}
+            }
+            // At the end of a session it is started again only for what still waits.
+            let order = *orders.borrow();
+            if order == Order::Leave || (order == Order::Finish && self.queue.is_finished()) {
+                return self.set(|report| report.life = Life::Stopped);
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -61,7 +61,8 @@ impl Lost {
         }
     }
 
-    fn describe(&self) -> String {
+    fn describe(&mut self) -> String {
+        self.0.sort_unstable();
         let shown = self.0.iter().take(5).map(|&(first, end)| match end - first {
             1 => first.to_string(),
             _ => format!("{first}-{}", end - 1),
@@ -140,6 +141,12 @@ impl Queue {
             }
             changed.await;
         }
+    }
+
+    /// Whether no message waits and none will come.
+    pub(crate) fn is_finished(&self) -> bool {
+        let inner = self.inner();
+        inner.closed && inner.counters.waiting == 0
     }
 
     /// Counts the message handed over last as handled.
@@ -270,7 +277,7 @@ mod tests {
         queue.lost(6, 3);
         assert_eq!(
             queue.closing_words().unwrap(),
-            "plugin a: 8 of 8 messages were not delivered (0 failed, 8 dropped): 2-8, 1"
+            "plugin a: 8 of 8 messages were not delivered (0 failed, 8 dropped): 1, 2-8"
         );
     }
 }

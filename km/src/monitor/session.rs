@@ -53,12 +53,13 @@ enum Event {
 
 /// Runs a session to its end; the exit code is the server's.
 pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<ExitCode, Failure> {
-    let (client_in, client_out) = take_stdio()
-        .map_err(|e| Failure::new(Kind::Local, format_args!("cannot take over stdin and stdout: {e}")))?;
+    // The guard first: it must hold no copy of the client's pipes.
     let Server { stdin, stdout, guard } = match guard::start(&options.command) {
         Ok(server) => server,
         Err(e) => return Ok(report_not_started(&options.command, &e)),
     };
+    let (client_in, client_out) = take_stdio()
+        .map_err(|e| Failure::new(Kind::Local, format_args!("cannot take over stdin and stdout: {e}")))?;
     let local = |e: io::Error| Failure::new(Kind::Local, format_args!("cannot start a thread: {e}"));
     let (events, inbox) = mpsc::channel();
     watch_signals(events.clone()).map_err(local)?;

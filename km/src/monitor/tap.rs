@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use km_proto::Direction;
 
 /// Most bytes that may wait for the framer.
-const BUDGET: usize = 16 << 20;
+const BUDGET: usize = 64 << 20;
 
 /// A piece of what passed, or what had to be left out.
 #[derive(Debug)]

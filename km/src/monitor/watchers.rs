@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use go_plugin::host::Grace;
-use km_package::failure::Failure;
+use km_package::failure::{Failure, Kind};
 use km_package::name::PluginName;
 use tokio::sync::{oneshot, watch};
 
@@ -120,11 +120,13 @@ fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| Failure::new(km_package::failure::Kind::Local, e))?;
-    let first = hand_out(tap, &watchers)?;
+        .map_err(|e| Failure::new(Kind::Local, e))?;
+    let (framer, first) = hand_out(tap, &watchers)?;
     runtime.block_on(supervise(Arc::new(context), &watchers, first, orders));
     // A blocked read of a file must not hold up the end.
     runtime.shutdown_background();
+    // What was not delivered is known when nothing more comes.
+    let _ = framer.join();
     Ok(watchers.iter().filter_map(|watcher| watcher.queue.closing_words()).collect())
 }
 
@@ -164,7 +166,10 @@ fn discovered(name: &PluginName) -> Report {
 
 /// Starts the thread that frames what passes and hands it to every queue. The receiver hears of the
 /// first message.
-fn hand_out(tap: TapReader, watchers: &[Watcher]) -> Result<oneshot::Receiver<()>, Failure> {
+fn hand_out(
+    tap: TapReader,
+    watchers: &[Watcher],
+) -> Result<(thread::JoinHandle<()>, oneshot::Receiver<()>), Failure> {
     let (first, heard) = oneshot::channel();
     let queues: Vec<Arc<Queue>> = watchers.iter().map(|watcher| Arc::clone(&watcher.queue)).collect();
     let work = move || {
@@ -185,11 +190,11 @@ fn hand_out(tap: TapReader, watchers: &[Watcher]) -> Result<oneshot::Receiver<()
         }
         queues.iter().for_each(|queue| queue.close());
     };
-    thread::Builder::new()
+    let framer = thread::Builder::new()
         .name("framer".to_owned())
         .spawn(work)
-        .map_err(|e| Failure::new(km_package::failure::Kind::Local, e))?;
-    Ok(heard)
+        .map_err(|e| Failure::new(Kind::Local, e))?;
+    Ok((framer, heard))
 }
 
 /// Runs every plugin from the first message to the end of the session.
@@ -223,4 +228,6 @@ async fn supervise(
             Remarks.say(&format!("plugin {} was lost by a fault in km itself", report.name));
         }
     }
+    // The session goes on without plugins, and can still be asked about them.
+    let _ = orders.wait_for(|order| *order != Order::Run).await;
 }

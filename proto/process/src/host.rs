@@ -181,7 +181,13 @@ impl PluginProcess {
     }
 
     /// Asks the plugin to leave, then makes it. Takes at most the two graces and a moment.
-    pub async fn stop(self, grace: Grace) -> (StoppedBy, Option<ExitStatus>) {
+    pub async fn stop(mut self, grace: Grace) -> (StoppedBy, Option<ExitStatus>) {
+        let stopped = self.end(grace).await;
+        self.output.drain().await;
+        stopped
+    }
+
+    async fn end(&self, grace: Grace) -> (StoppedBy, Option<ExitStatus>) {
         let asked = async {
             let mut controller = GrpcControllerClient::new(self.channel());
             // Go plugins cut the connection instead of answering: the answer says nothing.

@@ -81,11 +81,17 @@ impl Output {
         }
     }
 
-    /// Joins a trouble with the last lines, once they have had a moment to arrive.
-    pub(super) async fn explain(&mut self, trouble: Trouble) -> PluginError {
+    /// Waits a moment for the last lines of a process that has ended.
+    pub(super) async fn drain(&mut self) {
         for task in self.draining.drain(..) {
+            // A descendant may hold the pipe open.
             let _ = tokio::time::timeout(Duration::from_millis(200), task).await;
         }
+    }
+
+    /// Joins a trouble with the last lines.
+    pub(super) async fn explain(&mut self, trouble: Trouble) -> PluginError {
+        self.drain().await;
         let tail = self.lines.tail.lock().unwrap_or_else(PoisonError::into_inner);
         PluginError { trouble, last_lines: tail.iter().cloned().collect() }
     }

@@ -1,0 +1,155 @@
+//! The floor plan of `docs/ARCHITECTURE.md`, held against the code.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use km_tests::workspace;
+
+/// Who may depend on whom among our crates. Dev-dependencies are no arrows.
+const ARROWS: [(&str, &[&str]); 9] = [
+    ("km-proto", &[]),
+    ("km-package", &[]),
+    ("go-plugin", &[]),
+    ("km-cli", &["km-package"]),
+    ("km-plugin", &["km-proto", "go-plugin", "km-package"]),
+    ("km-plugin-console-logger", &["km-plugin"]),
+    ("km-pack", &["km-cli", "km-package"]),
+    ("km", &["km-cli", "km-package", "km-proto", "go-plugin"]),
+    ("km-tests", &["km-pack", "km-package", "km-plugin"]),
+];
+
+#[test]
+fn crates_depend_on_each_other_as_drawn() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps"])
+        .current_dir(workspace())
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let names: Vec<&str> = packages.iter().map(|p| p["name"].as_str().unwrap()).collect();
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        let mut found: Vec<&str> = package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|dependency| dependency["kind"] != "dev")
+            .map(|dependency| dependency["name"].as_str().unwrap())
+            .filter(|dependency| names.contains(dependency))
+            .collect();
+        let (_, drawn) =
+            ARROWS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is not drawn"));
+        let mut drawn = drawn.to_vec();
+        found.sort_unstable();
+        drawn.sort_unstable();
+        assert_eq!(found, drawn, "{name}");
+    }
+}
+
+#[test]
+fn no_ring_and_one_tls_stack_at_most() {
+    let lock = std::fs::read_to_string(workspace().join("Cargo.lock")).unwrap();
+    for banned in ["ring", "openssl-sys", "native-tls", "openssl"] {
+        assert!(!lock.contains(&format!("name = \"{banned}\"\n")), "{banned} is in Cargo.lock");
+    }
+}
+
+/// The lines of production code of some folders: no tests, no comments.
+fn code(folders: &[&str]) -> BTreeMap<PathBuf, String> {
+    let mut files = BTreeMap::new();
+    for folder in folders {
+        collect(&workspace().join(folder), &mut files);
+    }
+    assert!(!files.is_empty());
+    files
+}
+
+fn collect(folder: &Path, files: &mut BTreeMap<PathBuf, String>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let production = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let lines = production.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let relative = path.strip_prefix(workspace()).unwrap().to_path_buf();
+            files.insert(relative, lines.collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+/// The files that use one of these words.
+fn users(folders: &[&str], words: &[&str]) -> Vec<String> {
+    let uses = |text: &String| words.iter().any(|word| text.contains(word));
+    code(folders)
+        .into_iter()
+        .filter(|(_, text)| uses(text))
+        .map(|(path, _)| path.display().to_string())
+        .collect()
+}
+
+#[test]
+fn only_one_module_of_a_command_reads_the_environment() {
+    let words = ["env::var", "env::args", "env::temp_dir", "env::current_dir", "std::env::{"];
+    assert_eq!(users(&["km/src"], &words), ["km/src/environment.rs"]);
+    assert_eq!(users(&["km-pack/src"], &words), ["km-pack/src/environment.rs"]);
+    assert_eq!(users(&["proto/package/src", "proto/cli/src", "proto/wire/src"], &words), [""; 0]);
+}
+
+#[test]
+fn processes_are_started_in_one_place_each() {
+    let words = ["Command::new", "libc::fork", "process::Command"];
+    assert_eq!(users(&["km/src"], &words), ["km/src/host/guard.rs"]);
+    assert_eq!(users(&["km-pack/src"], &words), ["km-pack/src/compile/tool.rs"]);
+    assert_eq!(users(&["proto/process/src"], &words), ["proto/process/src/host/process.rs"]);
+    assert_eq!(
+        users(&["proto/package/src", "proto/cli/src", "proto/wire/src", "km-plugin-template"], &words),
+        [""; 0]
+    );
+}
+
+#[test]
+fn only_km_pack_reads_private_keys() {
+    let words = ["SigningKey", "from_pkcs8_pem", "KeypairBytes", "DecodePrivateKey"];
+    let elsewhere = [
+        "km/src",
+        "km-plugin-template",
+        "proto/package/src",
+        "proto/process/src",
+        "proto/wire/src",
+        "proto/cli/src",
+    ];
+    assert_eq!(users(&elsewhere, &words), [""; 0]);
+    let words = ["from_pkcs8_pem", "std::fs::read(path).map(Zeroizing::new)"];
+    assert_eq!(users(&["km-pack/src"], &words), ["km-pack/src/sign.rs"]);
+}
+
+#[test]
+fn packages_are_verified_by_one_function() {
+    // Cryptography is called in one place, on signature blocks in two: packages and identities.
+    let all = ["km/src", "km-pack/src", "km-plugin-template", "proto/package/src"];
+    assert_eq!(users(&all, &["verify_strict"]), ["proto/package/src/key.rs"]);
+    assert_eq!(users(&all, &[".holds("]), ["proto/package/src/signature.rs"]);
+    // Whoever opens something untrusted hands it to verify(); inspect shows it as unchecked.
+    let opening = users(&["km/src", "km-pack/src"], &["UntrustedPackage::open(", "Untrusted::installed("]);
+    let verifying = users(&["km/src", "km-pack/src"], &[" verify("]);
+    let only_looking: Vec<_> = opening.iter().filter(|path| !verifying.contains(path)).collect();
+    assert_eq!(only_looking, ["km-pack/src/commands/inspect.rs"]);
+}
+
+#[test]
+fn the_package_crate_knows_no_clock_no_network_and_no_processes() {
+    let words = ["SystemTime", "Instant::now", "Timestamp::now", "std::net", "std::process", "tokio"];
+    assert_eq!(users(&["proto/package/src"], &words), [""; 0]);
+}
+
+#[test]
+fn the_relay_waits_for_nothing_but_its_two_pipes() {
+    let relay = &code(&["km/src/monitor"])[Path::new("km/src/monitor/relay.rs")];
+    for word in ["lock(", "recv(", "await", "join(", "sleep", "File::", "mpsc"] {
+        assert!(!relay.contains(word), "the relay uses {word}");
+    }
+}

@@ -1,0 +1,10 @@
+//! The commands as their users run them: real processes, real packages, real sessions.
+
+mod architecture;
+mod commands;
+mod lifecycle;
+mod monitor;
+mod plugins;
+mod refusals;
+mod session;
+mod standard_tools;

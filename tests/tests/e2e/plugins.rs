@@ -1,0 +1,193 @@
+//! Plugins that misbehave: what client and server notice is nothing, what the user sees is one line.
+
+use std::time::{Duration, Instant};
+
+use km_tests::{Finished, TestEnvironment, alive, binary, wait_until};
+
+use crate::lifecycle::plugin_process;
+use crate::session::Session;
+
+fn with(mode: &str) -> TestEnvironment {
+    let environment = TestEnvironment::empty();
+    environment.allow(&binary("misbehaving"), mode);
+    environment
+}
+
+/// A session of so many lines to `cat` and back.
+fn session(environment: &TestEnvironment, arguments: &[&str], lines: usize) -> Finished {
+    let arguments = [arguments, &["--", "cat"]].concat();
+    let mut session = Session::start(environment, &arguments);
+    for n in 0..lines {
+        let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{n},\"method\":\"m\"}}\n");
+        session.send(line.as_bytes());
+        assert_eq!(session.line(), line);
+    }
+    let finished = session.finish().expect(0);
+    assert!(finished.stdout.is_empty());
+    finished
+}
+
+#[test]
+fn every_message_is_seen_once_and_in_order() {
+    let environment = with("counts");
+    let finished = session(&environment, &[], 300);
+    let numbers: Vec<u64> = finished
+        .stderr
+        .lines()
+        .filter_map(|line| line.strip_prefix("[counts] message ")?.split(' ').next()?.parse().ok())
+        .collect();
+    assert_eq!(numbers, (1..=600).collect::<Vec<_>>(), "{}", finished.stderr);
+    assert!(finished.stderr.contains("[counts] 600 messages"), "{}", finished.stderr);
+}
+
+#[test]
+fn messages_that_do_not_fit_into_memory_wait_on_disk() {
+    let environment = with("counts");
+    let finished = session(&environment, &["--buffer-size", "0"], 300);
+    assert!(finished.stderr.contains("[counts] 600 messages"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_plugin_that_is_killed_in_mid_session_comes_back_and_traffic_goes_on() {
+    let environment = with("counts");
+    let mut session = Session::start(&environment, &["--", "cat"]);
+    session.send(b"{\"n\":1}\n");
+    assert_eq!(session.line(), "{\"n\":1}\n");
+    let first = plugin_process(&session);
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(first as i32).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    wait_until("it is gone", || !alive(first));
+    session.send(b"{\"n\":2}\n");
+    assert_eq!(session.line(), "{\"n\":2}\n");
+    let second = plugin_process(&session);
+    assert_ne!(first, second);
+    session.send(b"{\"n\":3}\n");
+    assert_eq!(session.line(), "{\"n\":3}\n");
+    let finished = session.finish().expect(0);
+    assert!(finished.stderr.contains("plugin counts died"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_plugin_that_sleeps_ten_seconds_for_each_message_is_not_noticed() {
+    let environment = with("sleeps");
+    let begun = Instant::now();
+    let finished = session(&environment, &[], 200);
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    assert!(
+        finished.stderr.contains("plugin sleeps: 400 of 400 messages were not delivered"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+fn a_plugin_that_crashes_loses_the_message_that_killed_it_and_no_other() {
+    let environment = with("crashes");
+    let finished = session(&environment, &[], 2);
+    assert!(finished.stderr.contains("[crashes] message 1 "), "{}", finished.stderr);
+    assert!(finished.stderr.contains("(signal 6)"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("[crashes] message 4 "), "{}", finished.stderr);
+    assert!(
+        finished.stderr.contains("1 of 4 messages were not delivered (1 failed, 0 dropped): 3"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+fn a_plugin_that_ends_before_the_handshake_is_given_up_with_its_own_words() {
+    let environment = with("exits-early");
+    let mut session = Session::start(&environment, &["--", "cat"]);
+    session.send(b"{}\n");
+    assert_eq!(session.line(), "{}\n");
+    wait_until("it is given up", || {
+        let status = environment.km(["plugins", "status", "--json"]).json();
+        let error = status["sessions"][0]["plugins"][0]["error"].as_str().unwrap_or_default().to_owned();
+        error.contains("given up")
+    });
+    let finished = session.finish().expect(0);
+    assert!(
+        finished.stderr.contains("ended before the handshake (exit 7); it said last: I would rather not"),
+        "{}",
+        finished.stderr
+    );
+    assert_eq!(finished.stderr.matches("given up for this session").count(), 1, "{}", finished.stderr);
+}
+
+#[test]
+fn a_plugin_that_fails_or_floods_or_needs_more_is_said_once() {
+    let failing = session(&with("fails"), &[], 3);
+    assert!(
+        failing.stderr.contains("6 of 6 messages were not delivered (6 failed, 0 dropped): 1-6"),
+        "{}",
+        failing.stderr
+    );
+    session(&with("floods"), &[], 20);
+    let needing = session(&with("needs-pro"), &[], 3);
+    assert!(
+        needing
+            .stderr
+            .contains("plugin needs-pro is not used: it needs tier Pro, and no API key is configured"),
+        "{}",
+        needing.stderr
+    );
+}
+
+#[test]
+fn a_stopped_plugin_does_not_hold_up_the_end() {
+    let environment = with("counts");
+    let mut session = Session::start(&environment, &["--", "cat"]);
+    session.send(b"{}\n");
+    assert_eq!(session.line(), "{}\n");
+    let plugin = plugin_process(&session);
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(plugin as i32).unwrap(),
+        rustix::process::Signal::STOP,
+    )
+    .unwrap();
+    let ended = Instant::now();
+    session.finish().expect(0);
+    assert!(ended.elapsed() < Duration::from_secs(8), "{:?}", ended.elapsed());
+    wait_until("it is gone", || !alive(plugin));
+}
+
+#[test]
+fn a_live_session_shows_its_counters() {
+    let environment = with("counts");
+    let mut session = Session::start(&environment, &["--", "cat"]);
+    session.send(b"{}\n");
+    assert_eq!(session.line(), "{}\n");
+    wait_until("both messages are delivered", || {
+        let status = environment.km(["plugins", "status", "--json"]).expect(0).json();
+        let live = &status["sessions"][0];
+        live["pid"] == session.pid()
+            && live["plugins"][0]["delivered"] == 2
+            && live["plugins"][0]["life"] == "active"
+    });
+    session.finish().expect(0);
+}
+
+#[test]
+fn only_the_plugins_that_were_asked_for_are_started_and_none_before_the_first_message() {
+    let environment = with("counts");
+    environment.allow(&binary("misbehaving"), "fails");
+    let finished = session(&environment, &["--plugin", "counts"], 1);
+    assert!(
+        finished.stderr.contains("[counts] 2 messages") && !finished.stderr.contains("fails"),
+        "{}",
+        finished.stderr
+    );
+    let none = session(&environment, &["--no-plugins"], 1);
+    assert_eq!(none.stderr, "");
+    let mut silent = Session::start(&environment, &["--", "cat"]);
+    wait_until("the session is listed", || {
+        environment.km(["plugins", "status", "counts", "--json"]).json()["sessions"][0]["pid"] == silent.pid()
+    });
+    let status = environment.km(["plugins", "status", "counts", "--json"]).json();
+    assert_eq!(status["sessions"][0]["plugins"][0]["life"], "discovered");
+    silent.send(b"");
+    assert_eq!(silent.finish().expect(0).stderr, "");
+}

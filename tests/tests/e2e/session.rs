@@ -1,0 +1,91 @@
+//! A session through `km monitor`, driven line by line.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use km_tests::{Finished, TestEnvironment};
+
+/// A running `km monitor`, with the client's ends of its pipes.
+pub(crate) struct Session {
+    pub(crate) child: Child,
+    pub(crate) stdin: Option<ChildStdin>,
+    pub(crate) stdout: BufReader<ChildStdout>,
+    over: Arc<AtomicBool>,
+}
+
+/// A session that hangs is a failed test, not a hung one.
+fn kill_when_stuck(pid: u32, over: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        while Instant::now() < deadline {
+            if over.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    });
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _ = self.child.kill();
+    }
+}
+
+impl Session {
+    /// Starts `km monitor <arguments>`.
+    pub(crate) fn start(environment: &TestEnvironment, arguments: &[&str]) -> Self {
+        let mut command = environment.command("km");
+        command.arg("monitor").args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("km starts");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let over = Arc::new(AtomicBool::new(false));
+        kill_when_stuck(child.id(), Arc::clone(&over));
+        Self { stdin: child.stdin.take(), stdout, child, over }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        let stdin = self.stdin.as_mut().expect("stdin is open");
+        stdin.write_all(bytes).and_then(|()| stdin.flush()).expect("the server reads");
+    }
+
+    /// The next line with its newline; empty at the end.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        self.stdout.read_until(b'\n', &mut line).expect("readable");
+        String::from_utf8_lossy(&line).into_owned()
+    }
+
+    /// Closes stdin and waits for the end.
+    pub(crate) fn finish(mut self) -> Finished {
+        drop(self.stdin.take());
+        self.wait()
+    }
+
+    /// Waits for the end with stdin open.
+    pub(crate) fn wait(mut self) -> Finished {
+        let mut errors = self.child.stderr.take().expect("a pipe");
+        let reader = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = errors.read_to_end(&mut text);
+            text
+        });
+        let mut stdout = Vec::new();
+        self.stdout.read_to_end(&mut stdout).expect("readable");
+        let status = self.child.wait().expect("it ends");
+        let stderr = reader.join().expect("the reader ends");
+        std::process::Output { status, stdout, stderr }.into()
+    }
+}
