@@ -1,5 +1,6 @@
 //! Installing and removing: the transaction after verification.
 
+use std::fs::DirEntry;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -151,8 +152,7 @@ pub(super) fn active_folder(home: &Home, name: &PluginName) -> Option<String> {
 }
 
 fn installed_versions(versions: &Path) -> Vec<Version> {
-    let folders = std::fs::read_dir(versions).into_iter().flatten().flatten();
-    folders
+    version_folders(versions)
         .filter_map(|entry| {
             let path = entry.path();
             let receipt = Receipt::read(&path)?;
@@ -182,11 +182,24 @@ fn activate(home: &Home, name: &PluginName, folder: &str) -> Result<(), Failure>
     swap().map_err(|e: io::Error| Failure::file("link", &link, &e))
 }
 
-/// Removes the versions of a plugin but these. Those without a receipt went before.
+/// The folders of versions, whole or not: nothing else is ever removed.
+fn version_folders(versions: &Path) -> impl Iterator<Item = DirEntry> {
+    let is_version = |entry: &DirEntry| {
+        let name = entry.file_name();
+        let parts = name.to_str().and_then(|name| name.rsplit_once('-'));
+        parts.is_some_and(|(version, digest)| {
+            digest.len() == 8
+                && digest.bytes().all(|b| b.is_ascii_hexdigit())
+                && version.parse::<semver::Version>().is_ok()
+        }) && entry.file_type().is_ok_and(|kind| kind.is_dir())
+    };
+    std::fs::read_dir(versions).into_iter().flatten().flatten().filter(is_version)
+}
+
+/// Removes the versions of a plugin but these.
 fn prune(versions: &Path, keep: &[Option<String>]) {
-    for entry in std::fs::read_dir(versions).into_iter().flatten().flatten() {
-        let kept = keep.iter().flatten().any(|name| entry.file_name() == name.as_str());
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !kept {
+    for entry in version_folders(versions) {
+        if !keep.iter().flatten().any(|name| entry.file_name() == name.as_str()) {
             let _ = Receipt::remove_with_version(&entry.path());
         }
     }
@@ -194,10 +207,9 @@ fn prune(versions: &Path, keep: &[Option<String>]) {
 
 /// Removes what crashed installations of this plugin left.
 fn sweep_versions(versions: &Path) {
-    for entry in std::fs::read_dir(versions).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && Receipt::read(&path).is_none() {
-            let _ = std::fs::remove_dir_all(path);
+    for entry in version_folders(versions) {
+        if Receipt::read(&entry.path()).is_none() {
+            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }

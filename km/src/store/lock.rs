@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use km_package::failure::{Failure, Kind};
 
+use super::staging::refuse_link;
+
 /// How long another process may hold a lock before this one gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
@@ -82,6 +84,7 @@ fn try_take(folder: &Path) -> io::Result<Option<FolderLock>> {
     if let Err(e) = new.create(folder) {
         return gone(e);
     }
+    refuse_link(folder)?;
     let file = match File::open(folder) {
         Ok(file) => file,
         Err(e) => return gone(e),

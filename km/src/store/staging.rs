@@ -13,6 +13,9 @@ use super::lock::NewFolders;
 use super::receipt::{MANIFEST, SIGNATURES};
 use crate::paths::{self, Home};
 
+/// What folders in staging are called; nothing else is ever swept.
+const PREFIX: &str = "unpacking-";
+
 /// A folder that fills while a package is verified, and is gone unless it is renamed into place.
 /// Nothing is made before the first file comes: a package whose head is refused leaves no trace.
 #[derive(Debug)]
@@ -24,11 +27,38 @@ pub(crate) struct Staging {
 
 #[derive(Debug)]
 struct Folder {
-    // Dropped in this order: the folder itself, then those above it that were made for it.
     temporary: tempfile::TempDir,
-    _new: NewFolders,
+    /// Those above it that were made for it.
+    new: NewFolders,
     /// Locked for as long as this process lives: what can be locked is garbage.
     _lock: File,
+}
+
+impl Folder {
+    /// Makes one. Other processes may be sweeping: what they take away is made again.
+    fn make(root: &Path) -> io::Result<Self> {
+        const TRIES: usize = 100;
+        for _ in 0..TRIES {
+            match Self::try_make(root) {
+                Ok(Some(folder)) => return Ok(folder),
+                Ok(None) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(io::Error::other("other processes keep removing the staging folder"))
+    }
+
+    /// None if it was swept before it was locked.
+    fn try_make(root: &Path) -> io::Result<Option<Self>> {
+        let mut new = NewFolders::default();
+        new.create(root)?;
+        refuse_link(root)?;
+        let temporary = tempfile::Builder::new().prefix(PREFIX).tempdir_in(root)?;
+        let lock = File::open(temporary.path())?;
+        lock.lock()?;
+        Ok(temporary.path().is_dir().then_some(Self { temporary, new, _lock: lock }))
+    }
 }
 
 impl Staging {
@@ -37,15 +67,11 @@ impl Staging {
     }
 
     fn folder(&mut self) -> io::Result<&Folder> {
-        if self.folder.is_none() {
-            let mut new = NewFolders::default();
-            new.create(&self.root)?;
-            let temporary = tempfile::Builder::new().prefix("").tempdir_in(&self.root)?;
-            let lock = File::open(temporary.path())?;
-            lock.lock()?;
-            self.folder = Some(Folder { temporary, _new: new, _lock: lock });
-        }
-        self.folder.as_ref().ok_or_else(|| io::Error::other("no staging folder"))
+        let folder = match self.folder.take() {
+            Some(folder) => folder,
+            None => Folder::make(&self.root)?,
+        };
+        Ok(self.folder.insert(folder))
     }
 
     /// Adds the package's documents and renames the folder to its place, whose parent exists.
@@ -57,10 +83,12 @@ impl Staging {
         std::fs::set_permissions(&staged, std::fs::Permissions::from_mode(0o755))?;
         paths::sync_folder(&staged)?;
         std::fs::rename(&staged, place)?;
-        if let Some(folder) = self.folder.take() {
+        if let Some(Folder { temporary, .. }) = self.folder.take() {
             // It is not there any more.
-            let _ = folder.temporary.keep();
+            let _ = temporary.keep();
         }
+        // Fails while somebody else uses it.
+        let _ = std::fs::remove_dir(&self.root);
         if let Some(parent) = place.parent() {
             paths::sync_folder(parent)?;
         }
@@ -69,14 +97,38 @@ impl Staging {
 
     /// Removes what crashed installations left.
     pub(super) fn sweep(home: &Home) {
-        for entry in std::fs::read_dir(home.staging()).into_iter().flatten().flatten() {
+        let root = home.staging();
+        if refuse_link(&root).is_err() {
+            return;
+        }
+        for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
             let path = entry.path();
-            if File::open(&path).is_ok_and(|folder| folder.try_lock().is_ok()) {
+            let ours = entry.file_name().to_string_lossy().starts_with(PREFIX)
+                && entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if ours && File::open(&path).is_ok_and(|folder| folder.try_lock().is_ok()) {
                 let _ = std::fs::remove_dir_all(path);
             }
         }
         // Fails while somebody uses it.
-        let _ = std::fs::remove_dir(home.staging());
+        let _ = std::fs::remove_dir(root);
+    }
+}
+
+/// A link in the place of one of our folders leads to files that are not ours.
+pub(super) fn refuse_link(folder: &Path) -> io::Result<()> {
+    if std::fs::symlink_metadata(folder)?.is_dir() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::NotADirectory, "it is a link or a file, not a folder"))
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        let Some(Folder { temporary, new, _lock }) = self.folder.take() else { return };
+        let _ = temporary.close();
+        // Fails while somebody else uses it.
+        let _ = std::fs::remove_dir(&self.root);
+        drop(new);
     }
 }
 

@@ -8,3 +8,4 @@ mod plugins;
 mod refusals;
 mod session;
 mod standard_tools;
+mod store;
