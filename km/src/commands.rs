@@ -78,7 +78,7 @@ fn run(args: &Km, output: &Output) -> Result<ExitCode, Failure> {
     let environment = Environment::read();
     let done = |()| ExitCode::SUCCESS;
     match &args.command {
-        Command::Monitor(command) => command.run(environment),
+        Command::Monitor(command) => command.run(environment, output),
         Command::Plugins(plugins) => {
             let local = Local::open(environment)?;
             match plugins {

@@ -6,7 +6,7 @@ use km_package::failure::{Failure, Kind};
 use km_package::name::CustomerId;
 use serde::Deserialize;
 
-use crate::paths::Home;
+use crate::paths::{self, Home};
 
 /// What is configured. Keys of other versions of `km` are left alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -20,7 +20,7 @@ impl Config {
     /// Reads it; a missing file configures nothing.
     pub(crate) fn load(home: &Home) -> Result<Self, Failure> {
         let path = home.config_file();
-        let text = match std::fs::read_to_string(&path) {
+        let text = match paths::read_own_text(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(Failure::file("read", &path, &e)),

@@ -23,6 +23,7 @@ pub(crate) use highest::HighestSequences;
 pub(crate) use install::{Action, InstallOptions, install, remove};
 pub(crate) use installed::{Runnable, open};
 pub(crate) use listing::{Entry, State, digest_of, list};
+pub(crate) use lock::FolderLock;
 pub(crate) use staging::Staging;
 
 use km_package::failure::{Failure, Kind};

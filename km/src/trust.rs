@@ -1,6 +1,7 @@
 //! What this machine trusts: release keys, compiled in or added, and single binaries by digest.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use km_package::name::PluginName;
 use serde::{Deserialize, Serialize};
 
 use crate::paths::{self, Home};
+use crate::store::FolderLock;
 
 /// `keys/trusted/*.pub.pem` at the time `km` was built.
 const BUILT_IN: &[&str] = &include!(concat!(env!("OUT_DIR"), "/trusted_keys.rs"));
@@ -38,7 +40,7 @@ impl Trust {
             keys.push(TrustedKey { key, path: None });
         }
         for path in key_files(&home.trust())? {
-            match read_key(&path) {
+            match read_added(&path) {
                 Ok(key) => keys.push(TrustedKey { key, path: Some(path) }),
                 Err(failure) => tracing::warn!("skipped: {}", failure.message),
             }
@@ -64,10 +66,9 @@ impl Trust {
         if self.get(key.id()).is_some() {
             return Ok(None);
         }
-        let folder = home.trust();
-        let path = folder.join(format!("{}.pub.pem", key.id()));
-        paths::create_private(&folder)
-            .and_then(|()| paths::replace_file(&path, key.to_pem().as_bytes(), 0o644))
+        let _lock = lock(home)?;
+        let path = home.trust().join(format!("{}.pub.pem", key.id()));
+        paths::replace_file(&path, key.to_pem().as_bytes(), 0o644)
             .map_err(|e| Failure::file("write", &path, &e))?;
         Ok(Some(path))
     }
@@ -85,9 +86,21 @@ fn key_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(paths)
 }
 
-/// Reads a public key from a file.
+/// Most bytes of a file with a public key.
+const MAX_PEM: u64 = 64 * 1024;
+
+/// Reads a key that was added.
+fn read_added(path: &Path) -> Result<PublicKey, Failure> {
+    let pem = paths::read_own_text(path).map_err(|e| Failure::file("read", path, &e))?;
+    PublicKey::from_pem(&pem)
+        .map_err(|e| Failure::new(Kind::Untrusted, format_args!("{}: {e}", path.display())))
+}
+
+/// Reads a public key from a file or a pipe.
 pub(crate) fn read_key(path: &Path) -> Result<PublicKey, Failure> {
-    let pem = std::fs::read(path).map_err(|e| Failure::file("read the public key", path, &e))?;
+    let pem = File::open(path)
+        .and_then(|file| paths::read_bounded(file, MAX_PEM))
+        .map_err(|e| Failure::file("read the public key", path, &e))?;
     PublicKey::from_pem(&String::from_utf8_lossy(&pem))
         .map_err(|e| Failure::new(Kind::Untrusted, format_args!("{}: {e}", path.display())))
 }
@@ -114,7 +127,7 @@ impl Allowed {
     /// Reads the list; a missing one is empty.
     pub(crate) fn load(home: &Home) -> Result<Self, Failure> {
         let path = home.allowed_file();
-        let text = match std::fs::read_to_string(&path) {
+        let text = match paths::read_own_text(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(Failure::file("read", &path, &e)),
@@ -135,34 +148,39 @@ impl Allowed {
     }
 
     /// Adds a binary. False if it was there already.
-    pub(crate) fn add(
-        mut self,
-        home: &Home,
-        name: &PluginName,
-        sha256: Digest,
-        size: u64,
-    ) -> Result<bool, Failure> {
-        if self.contains(name, sha256) {
+    pub(crate) fn add(home: &Home, name: &PluginName, sha256: Digest, size: u64) -> Result<bool, Failure> {
+        let _lock = lock(home)?;
+        let mut list = Self::load(home)?;
+        if list.contains(name, sha256) {
             return Ok(false);
         }
-        self.allowed.push(AllowedBinary { name: name.clone(), sha256, size, more: BTreeMap::new() });
-        self.save(home)?;
+        list.allowed.push(AllowedBinary { name: name.clone(), sha256, size, more: BTreeMap::new() });
+        list.save(home)?;
         Ok(true)
     }
 
     /// Takes all binaries of a name off the list.
-    pub(crate) fn forget(mut self, home: &Home, name: &PluginName) -> Result<(), Failure> {
-        let before = self.allowed.len();
-        self.allowed.retain(|entry| entry.name != *name);
-        if self.allowed.len() < before { self.save(home) } else { Ok(()) }
+    pub(crate) fn forget(home: &Home, name: &PluginName) -> Result<(), Failure> {
+        if !Self::load(home)?.allowed.iter().any(|entry| entry.name == *name) {
+            return Ok(());
+        }
+        let _lock = lock(home)?;
+        let mut list = Self::load(home)?;
+        list.allowed.retain(|entry| entry.name != *name);
+        list.save(home)
     }
 
     fn save(&self, home: &Home) -> Result<(), Failure> {
         let path = home.allowed_file();
         let text = toml::to_string(self)
             .map_err(|e| Failure::new(Kind::Failed, format_args!("cannot write {}: {e}", path.display())))?;
-        paths::create_private(&home.trust())
-            .and_then(|()| paths::replace_file(&path, text.as_bytes(), 0o600))
-            .map_err(|e| Failure::file("write", &path, &e))
+        paths::replace_file(&path, text.as_bytes(), 0o600).map_err(|e| Failure::file("write", &path, &e))
     }
+}
+
+/// One process at a time changes what is trusted.
+fn lock(home: &Home) -> Result<FolderLock, Failure> {
+    let folder = home.trust();
+    paths::create_private(&folder).map_err(|e| Failure::file("create", &folder, &e))?;
+    FolderLock::take(&folder)
 }

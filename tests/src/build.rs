@@ -14,15 +14,16 @@ pub fn workspace() -> PathBuf {
 pub fn binary(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--workspace", "--bins"])
-            .current_dir(workspace())
-            .status()
-            .expect("cargo runs");
-        assert!(built.success(), "the workspace does not build");
-        // target/debug/deps/<this test> → target/debug
+        // target/<profile>/deps/<this test> → target/<profile>
         let test = std::env::current_exe().expect("a test knows its path");
-        test.ancestors().nth(2).expect("a test lies in target/*/deps").to_path_buf()
+        let folder = test.ancestors().nth(2).expect("a test lies in target/*/deps").to_path_buf();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(workspace());
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().expect("cargo runs").success(), "the workspace does not build");
+        folder
     });
     let path = folder.join(name);
     assert!(path.is_file(), "{} was not built", path.display());

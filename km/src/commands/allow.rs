@@ -55,7 +55,7 @@ impl Allow {
                 .help(format_args!("chmod +x {}", path.display())));
         }
         let sha256 = store::digest_of(&path).map_err(failed)?;
-        let added = Allowed::load(&local.home)?.add(&local.home, &name, sha256, metadata.len())?;
+        let added = Allowed::add(&local.home, &name, sha256, metadata.len())?;
         let place = local.home.plugin(&name);
         if !place.exists() {
             output.note(format_args!("km runs it once it lies at {}", place.display()));

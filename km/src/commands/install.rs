@@ -88,7 +88,9 @@ impl Install {
 
         let manifest = verified.manifest().clone();
         let options = InstallOptions { force: self.force, allow_downgrade: self.allow_downgrade };
-        let (action, reason) = store::install(&local.home, verified, options)?;
+        let is_sound =
+            |name: &PluginName| store::open(&local.home, &local.trust, &local.config, name).is_ok();
+        let (action, reason) = store::install(&local.home, verified, options, &is_sound)?;
         Ok((manifest, action, reason))
     }
 

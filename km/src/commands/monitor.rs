@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Args;
+use km_cli::Output;
 use km_package::failure::Failure;
 use km_package::name::PluginName;
 
@@ -37,10 +38,13 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    pub(super) fn run(&self, environment: Environment) -> Result<ExitCode, Failure> {
+    pub(super) fn run(&self, environment: Environment, output: &Output) -> Result<ExitCode, Failure> {
         let selection = Selection { names: self.plugin.clone(), buffer_size: self.buffer_size };
         let plugins = (!self.no_plugins).then_some(selection);
-        monitor::run(MonitorOptions { command: self.command.clone(), plugins }, environment)
+        monitor::run(
+            MonitorOptions { command: self.command.clone(), plugins, verbose: output.verbose() > 0 },
+            environment,
+        )
     }
 }
 

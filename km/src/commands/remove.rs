@@ -29,6 +29,8 @@ impl Remove {
         let name = &self.name;
         let entries = store::list(&local.home, &local.trust, &local.config)?;
         let Some(entry) = entries.into_iter().find(|entry| entry.name == *name) else {
+            // What an interrupted removal left.
+            store::remove(&local.home, name)?;
             if self.if_present {
                 output.result(&Document { plugins: Vec::new() }, format_args!("{name} is not installed"));
                 return Ok(());
@@ -40,7 +42,7 @@ impl Remove {
             return Err(Failure::new(Kind::Failed, format_args!("{name} stays")));
         }
         store::remove(&local.home, name)?;
-        Allowed::load(&local.home)?.forget(&local.home, name)?;
+        Allowed::forget(&local.home, name)?;
         let removed =
             Plugin { name: name.clone(), version: entry.version, action: Action::Removed, reason: None };
         output.result(&Document { plugins: vec![removed] }, format_args!("{name} removed"));

@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -61,6 +62,9 @@ pub(crate) fn start(command: &[OsString]) -> io::Result<Server> {
     if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
         return Err(io::Error::other("the guard must be forked before there are threads"));
     }
+    // For the case that the guard itself is killed.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let (server_stdin, stdin) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (stdout, server_stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (ours, theirs) = UnixStream::pair()?;
@@ -157,8 +161,33 @@ fn tell(km: &UnixStream, kind: u8, value: i32) {
     let _ = km.write_all(&word);
 }
 
+/// The signals that mean the server and are passed on. One that was ignored when `km` started
+/// (`nohup`) stays ignored, by the server too.
+pub(crate) fn signals_to_pass_on() -> Vec<i32> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    [SIGTERM, SIGINT, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal)).collect()
+}
+
+fn is_ignored(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null pointer for the new action asks for the current one, which is written to `action`.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: zeroed is a valid value of this type, whether it was written to or not.
+    asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Ends what is left of the server when its guard was killed: it has become this process's own.
+pub(crate) fn end_orphans() {
+    kill_descendants(Signal::KILL);
+}
+
 /// Lets go of `km`'s pipes and of its process group, and becomes the parent of orphans.
 fn prepare() -> io::Result<()> {
+    // Whoever signals all of `km` means the server, which `km` passes it on to. Handlers, unlike
+    // dispositions, are not inherited by the server.
+    for signal in signals_to_pass_on() {
+        signal_hook::flag::register(signal, Arc::default())?;
+    }
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;

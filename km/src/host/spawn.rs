@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use go_plugin::handshake::Cookie;
-use go_plugin::host::{Executable, Grace, Host, LineSink, PluginProcess};
+use go_plugin::host::{Executable, Grace, Host, LineSink, PluginProcess, SOCKET_FOLDER_PREFIX};
 use km_package::failure::Failure;
 use km_package::name::PluginName;
 use km_package::tier::Tier;
@@ -42,6 +43,7 @@ pub(crate) struct SpawnedPlugin {
 impl PluginHost {
     pub(crate) fn new(home: &Home, debug: bool) -> Result<Self, Failure> {
         let socket_root = home.socket_root().map_err(|e| Failure::file("create", &home.run(), &e))?;
+        sweep(&socket_root);
         let host = Host {
             cookie: Cookie { key: km_proto::COOKIE_KEY, value: km_proto::COOKIE_VALUE },
             versions: crate::store::PROTOCOLS.to_vec(),
@@ -62,6 +64,18 @@ impl PluginHost {
             .await
             .map_err(|e| PluginFailure::Crashed(e.to_string()))?;
         Ok(SpawnedPlugin { process, name, required_tier, start_time: begun.elapsed() })
+    }
+}
+
+/// Removes the socket folders of hosts that were killed while a plugin started.
+fn sweep(socket_root: &Path) {
+    for entry in std::fs::read_dir(socket_root).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let host = name.to_str().and_then(|name| name.strip_prefix(SOCKET_FOLDER_PREFIX)?.split('-').next());
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder && host.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 

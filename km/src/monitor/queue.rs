@@ -172,12 +172,16 @@ impl Queue {
         self.inner().counters
     }
 
-    /// What to say at the end of the session: what was not delivered, if anything.
-    pub(super) fn closing_words(&self) -> Option<String> {
+    /// What to say at the end of the session: what was not delivered, if anything, or what was.
+    pub(super) fn closing_words(&self, verbose: bool) -> Option<String> {
         let mut inner = self.inner();
         inner.drop_waiting(&self.plugin);
         let Counters { delivered, failed, dropped, .. } = inner.counters;
-        (failed + dropped > 0).then(|| {
+        if failed + dropped == 0 {
+            return verbose
+                .then(|| format!("plugin {}: all {delivered} messages were delivered", self.plugin));
+        }
+        Some({
             format!(
                 "plugin {}: {} of {} messages were not delivered ({failed} failed, {dropped} dropped): {}",
                 self.plugin,
@@ -262,7 +266,7 @@ mod tests {
         }
         assert_eq!(queue.next().await, None);
         assert_eq!(queue.counters(), Counters { delivered: 30, ..Counters::default() });
-        assert_eq!(queue.closing_words(), None);
+        assert_eq!(queue.closing_words(false), None);
     }
 
     #[test]
@@ -276,7 +280,7 @@ mod tests {
         assert_eq!(queue.counters(), Counters { dropped: 4, waiting: 1, ..Counters::default() });
         queue.lost(6, 3);
         assert_eq!(
-            queue.closing_words().unwrap(),
+            queue.closing_words(false).unwrap(),
             "plugin a: 8 of 8 messages were not delivered (0 failed, 8 dropped): 1, 2-8"
         );
     }

@@ -63,10 +63,26 @@ impl Progress {
     }
 }
 
+/// Which of a pump's two sides ended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Nothing more comes.
+    Writer,
+    /// Nobody reads any more.
+    Reader,
+}
+
 /// Forwards until one of the two pipes ends. Both are closed then, so that either side sees what
 /// it would see without a relay: the reader its end of file, the writer a broken pipe.
-pub(super) fn pump(from: OwnedFd, to: OwnedFd, direction: Direction, tap: Option<&Tap>, progress: &Progress) {
+pub(super) fn pump(
+    from: OwnedFd,
+    to: OwnedFd,
+    direction: Direction,
+    tap: Option<&Tap>,
+    progress: &Progress,
+) -> Ended {
     let mut buffer = vec![0; CHUNK];
+    let mut ended = Ended::Writer;
     while let Ok(count @ 1..) = read(from.as_fd(), &mut buffer) {
         progress.read();
         let bytes = &buffer[..count];
@@ -75,6 +91,7 @@ pub(super) fn pump(from: OwnedFd, to: OwnedFd, direction: Direction, tap: Option
             tap.copy(direction, bytes);
         }
         if write_all(to.as_fd(), bytes).is_err() {
+            ended = Ended::Reader;
             break;
         }
         progress.wrote();
@@ -84,6 +101,7 @@ pub(super) fn pump(from: OwnedFd, to: OwnedFd, direction: Direction, tap: Option
     if let Some(tap) = tap {
         tap.end(direction);
     }
+    ended
 }
 
 fn read(from: std::os::fd::BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {

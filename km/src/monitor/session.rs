@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use km_package::failure::{Failure, Kind};
 use km_proto::Direction;
 
-use super::relay::{Progress, pump};
+use super::relay::{Ended, Progress, pump};
 use super::remarks::Remarks;
 use super::tap::{Tap, tap};
 use super::watchers::{Selection, Watchers};
@@ -28,8 +28,12 @@ const TERMINATE: Duration = Duration::from_millis(1500);
 /// How long the server's stdout may be silent, once the server has ended, before what still holds
 /// it open is not waited for.
 const SILENCE: Duration = Duration::from_millis(200);
-/// How long a client may leave the server's last bytes unread.
-const UNREAD: Duration = Duration::from_secs(10);
+/// How long everything may take between the server's end and `km`'s own: clients wait two seconds.
+const END: Duration = Duration::from_millis(1600);
+/// The least of it that plugins have, when the client took its time for the last bytes.
+const LEAST_END: Duration = Duration::from_millis(1200);
+/// How long a stderr that nobody reads may hold up the last words.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// What `km monitor` was asked to do.
 #[derive(Debug, Clone)]
@@ -38,6 +42,8 @@ pub(crate) struct MonitorOptions {
     pub(crate) command: Vec<OsString>,
     /// Which plugins; none without a selection.
     pub(crate) plugins: Option<Selection>,
+    /// Say at the end what was delivered, too.
+    pub(crate) verbose: bool,
 }
 
 enum Event {
@@ -72,19 +78,31 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
     relay.start(client_in, stdin, Direction::Inbound).map_err(local)?;
     relay.start(stdout, client_out, Direction::Outbound).map_err(local)?;
     let watchers = match options.plugins {
-        Some(selection) => Some(Watchers::start(environment, selection, reader).map_err(local)?),
+        Some(selection) => {
+            Some(Watchers::start(environment, selection, reader, options.verbose).map_err(local)?)
+        }
         None => None,
     };
 
     let mut session = Session { inbox, guard, progress, client_ended: None, server_silent: false };
     let status = session.wait_for_server();
+    let ended = Instant::now();
     session.drain();
-    session.guard.finish();
+    let deadline = (ended + END).max(Instant::now() + LEAST_END);
+    let guard = session.guard.try_clone().map_err(local)?;
+    let leftovers = thread::spawn(move || guard.finish());
+    let mut words = Vec::new();
     if let (Some(tap), Some(watchers)) = (tap, watchers) {
         tap.finish();
-        let words = watchers.finish(&|| session.was_told_to_hurry());
-        words.iter().for_each(|word| Remarks.say(word));
+        words = watchers.finish(deadline, &|| session.was_told_to_hurry());
     }
+    // Ends by itself within its own deadline.
+    let _ = leftovers.join();
+    if let Err(e) = &status {
+        guard::end_orphans();
+        words.push(format!("the server's guard is gone, and with it the server: {e}"));
+    }
+    Remarks.say_within(words, LAST_WORDS);
     Ok(exit_code(status))
 }
 
@@ -140,8 +158,8 @@ impl Session {
         let begun = Instant::now();
         while !self.server_silent {
             let last = self.progress.last_byte().map_or(begun, |last| last.max(begun));
-            let patience = if self.progress.is_writing() { UNREAD } else { SILENCE };
-            if last.elapsed() >= patience {
+            // What it has written is the client's, whenever that reads it.
+            if last.elapsed() >= SILENCE && !self.progress.is_writing() {
                 return;
             }
             match self.next(Some(Instant::now() + Duration::from_millis(20))) {
@@ -179,14 +197,19 @@ impl Relay {
     fn start(&self, from: OwnedFd, to: OwnedFd, direction: Direction) -> io::Result<()> {
         let (tap, events) = (self.tap.clone(), self.events.clone());
         // Only what the server says counts for when it may be made to leave.
-        let (progress, end) = match direction {
-            Direction::Inbound => (Progress::new(), Event::ClientEnded),
-            Direction::Outbound => (self.progress.clone(), Event::ServerSilent),
+        let progress = match direction {
+            Direction::Inbound => Progress::new(),
+            Direction::Outbound => self.progress.clone(),
         };
         thread::Builder::new().name(direction.as_str().to_owned()).spawn(move || {
-            pump(from, to, direction, tap.as_ref(), &progress);
+            let event = match (direction, pump(from, to, direction, tap.as_ref(), &progress)) {
+                (Direction::Inbound, Ended::Writer) => Event::ClientEnded,
+                // A server that reads no more goes on as it likes; the client sees a broken pipe.
+                (Direction::Inbound, Ended::Reader) => return,
+                (Direction::Outbound, _) => Event::ServerSilent,
+            };
             // Nobody listens any more when the session is over.
-            let _ = events.send(end);
+            let _ = events.send(event);
         })?;
         Ok(())
     }
@@ -203,8 +226,7 @@ fn take_stdio() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 fn watch_signals(events: mpsc::Sender<Event>) -> io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = signal_hook::iterator::Signals::new(guard::signals_to_pass_on())?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
             let _ = events.send(Event::Signal(signal));
@@ -244,9 +266,6 @@ fn exit_code(status: io::Result<ExitStatus>) -> ExitCode {
             let code = status.code().or_else(|| Some(128 + status.signal()?));
             ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(Kind::Failed.code()))
         }
-        Err(e) => {
-            Remarks.say(&format!("the server's guard is gone, and with it the server: {e}"));
-            ExitCode::from(Kind::Failed.code())
-        }
+        Err(_) => ExitCode::from(Kind::Failed.code()),
     }
 }

@@ -23,12 +23,10 @@ use crate::paths::Home;
 use crate::store::{self, State};
 use crate::trust::Trust;
 
-/// How long plugins may take for what waits when the session has ended.
-const DRAIN: Duration = Duration::from_millis(1000);
-/// How long they may take to leave then. Clients wait two seconds in all.
-const GRACE: Grace = Grace { shutdown: Duration::from_millis(300), terminate: Duration::from_millis(200) };
-/// The least that must be waited before the process ends under them.
-const LEAVE: Duration = Duration::from_millis(900);
+/// How long plugins may take to leave at the end of a session.
+const GRACE: Grace = Grace { shutdown: Duration::from_millis(200), terminate: Duration::from_millis(150) };
+/// How long before the end they are told to leave what still waits.
+const LEAVE: Duration = Duration::from_millis(700);
 
 /// Which plugins a session has, and what each may keep in memory.
 #[derive(Debug, Clone)]
@@ -56,11 +54,16 @@ pub(super) struct Watchers {
 
 impl Watchers {
     /// Starts the thread. Whatever goes wrong on it is said, and stops nothing else.
-    pub(super) fn start(environment: Environment, selection: Selection, tap: TapReader) -> io::Result<Self> {
+    pub(super) fn start(
+        environment: Environment,
+        selection: Selection,
+        tap: TapReader,
+        verbose: bool,
+    ) -> io::Result<Self> {
         let (orders, receiver) = watch::channel(Order::Run);
         let (sender, done) = mpsc::channel();
         thread::Builder::new().name("plugins".to_owned()).spawn(move || {
-            let words = run(&environment, &selection, tap, receiver).unwrap_or_else(|failure| {
+            let words = run(&environment, &selection, tap, receiver, verbose).unwrap_or_else(|failure| {
                 Remarks.say(&format!("no plugins in this session: {failure}"));
                 Vec::new()
             });
@@ -70,20 +73,20 @@ impl Watchers {
         Ok(Self { orders, done })
     }
 
-    /// Lets plugins handle what waits, then leave. `hurry` says that nobody has time any more.
-    pub(super) fn finish(self, hurry: &dyn Fn() -> bool) -> Vec<String> {
+    /// Lets plugins handle what waits, then leave, both before the deadline. `hurry` says that nobody
+    /// has time any more.
+    pub(super) fn finish(self, deadline: Instant, hurry: &dyn Fn() -> bool) -> Vec<String> {
         self.orders.send_replace(Order::Finish);
-        match self.wait(DRAIN, hurry) {
+        match self.wait(deadline - LEAVE, hurry) {
             Some(words) => words,
             None => {
                 self.orders.send_replace(Order::Leave);
-                self.wait(LEAVE, hurry).unwrap_or_default()
+                self.wait(deadline, hurry).unwrap_or_default()
             }
         }
     }
 
-    fn wait(&self, at_most: Duration, hurry: &dyn Fn() -> bool) -> Option<Vec<String>> {
-        let deadline = Instant::now() + at_most;
+    fn wait(&self, deadline: Instant, hurry: &dyn Fn() -> bool) -> Option<Vec<String>> {
         while Instant::now() < deadline && !hurry() {
             match self.done.recv_timeout(Duration::from_millis(10)) {
                 Ok(words) => return Some(words),
@@ -101,6 +104,7 @@ fn run(
     selection: &Selection,
     tap: TapReader,
     orders: watch::Receiver<Order>,
+    verbose: bool,
 ) -> Result<Vec<String>, Failure> {
     let home = Home::find(environment)?;
     let (trust, config) = (Trust::load(&home)?, Config::load(&home)?);
@@ -127,7 +131,7 @@ fn run(
     runtime.shutdown_background();
     // What was not delivered is known when nothing more comes.
     let _ = framer.join();
-    Ok(watchers.iter().filter_map(|watcher| watcher.queue.closing_words()).collect())
+    Ok(watchers.iter().filter_map(|watcher| watcher.queue.closing_words(verbose)).collect())
 }
 
 /// The plugins that may run, and a word about each that was asked for and may not.

@@ -24,7 +24,7 @@ fn path(home: &Home, name: &PluginName) -> PathBuf {
 impl HighestSequences {
     pub(crate) fn load(home: &Home, name: &PluginName) -> Result<Self, Failure> {
         let path = path(home, name);
-        match std::fs::read_to_string(&path) {
+        match paths::read_own_text(&path) {
             Ok(text) => toml::from_str(&text).map_err(|e: toml::de::Error| {
                 Failure::new(Kind::Local, format_args!("{}: {}", path.display(), e.message()))
                     .help("without it a rollback would go unnoticed; restore the file from a backup")

@@ -45,14 +45,17 @@ struct Version {
 
 /// Puts a verified package into the store and makes it the active version.
 ///
-/// Returns what was done and the reason, if it needs one.
+/// `is_sound` says whether the active version of a plugin verifies as a whole: one that does not is
+/// replaced, also by itself. Returns what was done and the reason, if it needs one.
 pub(crate) fn install(
     home: &Home,
     verified: Verified<Staging>,
     options: InstallOptions,
+    is_sound: &dyn Fn(&PluginName) -> bool,
 ) -> Result<(Action, Option<String>), Failure> {
     let manifest = verified.manifest().clone();
     let name = &manifest.plugin.name;
+    check_place(home, name)?;
     let versions = home.versions(name);
     let _lock = FolderLock::take(&versions)?;
     Staging::sweep(home);
@@ -66,9 +69,13 @@ pub(crate) fn install(
     let active = active_folder(home, name);
     let before = installed_versions(&versions);
     let folder = folder_name(&manifest);
-    let action = decide(&before, active.as_deref(), &manifest, options.force)?;
+    let mut action = decide(&before, active.as_deref(), &manifest, options.force)?;
+    let mut reason = None;
     if action == Action::Kept {
-        return Ok((action, Some("already installed".to_owned())));
+        if is_sound(name) {
+            return Ok((action, Some("already installed".to_owned())));
+        }
+        (action, reason) = (Action::Updated, Some("what was installed was damaged".to_owned()));
     }
     let place = versions.join(&folder);
     let failed = |e: io::Error| Failure::file("install into", &place, &e);
@@ -78,18 +85,29 @@ pub(crate) fn install(
         manifest_sha256: Digest::of(&verified.head().manifest),
         previous: previous.clone(),
     };
-    if before.iter().any(|version| version.folder == folder) {
-        // The very bytes of a version that is there, but not active.
-        drop(verified);
-    } else {
-        let head = verified.head().clone();
-        verified.into_contents().move_to(&head, &place).map_err(failed)?;
+    if place.exists() {
+        // Kept from before, or damaged: these bytes are known to be good.
+        Receipt::remove_with_version(&place).map_err(failed)?;
     }
+    let head = verified.head().clone();
+    verified.into_contents().move_to(&head, &place).map_err(failed)?;
     receipt.write(&place).map_err(failed)?;
     highest.raise(home, name, &manifest.customer.id, manifest.plugin.sequence)?;
     activate(home, name, &folder)?;
     prune(&versions, &[Some(folder), previous]);
-    Ok((action, None))
+    Ok((action, reason))
+}
+
+/// Nothing but a link or a plain file may lie where the plugin's link belongs.
+fn check_place(home: &Home, name: &PluginName) -> Result<(), Failure> {
+    let link = home.plugin(name);
+    match std::fs::symlink_metadata(&link) {
+        Ok(found) if found.is_dir() => {
+            Err(Failure::new(Kind::Local, format_args!("{} is a folder", link.display()))
+                .help("move it away"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What a package means beside what is there.
@@ -119,15 +137,15 @@ fn decide(before: &[Version], active: Option<&str>, new: &Manifest, force: bool)
 
 /// Removes a plugin, whatever it is. What is running keeps its process. The marks stay.
 pub(crate) fn remove(home: &Home, name: &PluginName) -> Result<(), Failure> {
-    let versions = home.versions(name);
-    let link = home.plugin(name);
+    let (versions, link) = (home.versions(name), home.plugin(name));
     let failed = |e: io::Error| Failure::file("remove", &link, &e);
-    let _lock = FolderLock::take(&versions)?;
+    // A binary that was put there by hand has no versions, and needs no lock.
+    let _lock = if versions.exists() { Some(FolderLock::take(&versions)?) } else { None };
     match std::fs::remove_file(&link) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
-        _ => {}
+        Ok(()) => paths::sync_folder(&home.plugins()).map_err(failed)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed(e)),
     }
-    paths::sync_folder(&home.plugins()).map_err(failed)?;
     prune(&versions, &[]);
     Staging::sweep(home);
     Ok(())
@@ -171,12 +189,15 @@ fn activate(home: &Home, name: &PluginName, folder: &str) -> Result<(), Failure>
     let link = home.plugin(name);
     let executable = name.executable();
     let target: PathBuf = ["store", name.as_str(), folder, executable.as_str()].iter().collect();
+    // One name for each plugin, under its lock: the next attempt replaces what a crash left.
+    let temporary = plugins.join(format!(".{executable}.new"));
     let swap = || {
-        let temporary =
-            tempfile::Builder::new().prefix(".km-link-").make_in(&plugins, |path| symlink(&target, path))?;
-        std::fs::rename(temporary.path(), &link)?;
-        // It was renamed away: there is nothing left to remove.
-        let _ = temporary.into_temp_path().keep();
+        match std::fs::remove_file(&temporary) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        symlink(&target, &temporary)?;
+        std::fs::rename(&temporary, &link)?;
         paths::sync_folder(&plugins)
     };
     swap().map_err(|e: io::Error| Failure::file("link", &link, &e))

@@ -48,7 +48,7 @@ impl Drop for NewFolders {
 /// A locked folder. When dropped it is removed if it was made for this lock and is empty, and then
 /// unlocked: whoever waits for it sees that it is gone.
 #[derive(Debug)]
-pub(super) struct FolderLock {
+pub(crate) struct FolderLock {
     // Dropped in this order.
     _new: NewFolders,
     _file: File,
@@ -56,36 +56,39 @@ pub(super) struct FolderLock {
 
 impl FolderLock {
     /// Makes the folder if need be and locks it.
-    pub(super) fn take(folder: &Path) -> Result<Self, Failure> {
+    pub(crate) fn take(folder: &Path) -> Result<Self, Failure> {
+        let mut new = NewFolders::default();
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            match try_take(folder) {
-                Ok(Some(lock)) => return Ok(lock),
+        let failure = loop {
+            match try_take(folder, &mut new) {
+                Ok(Some(file)) => return Ok(Self { _new: new, _file: file }),
                 Ok(None) => {}
-                Err(e) => return Err(Failure::file("lock", folder, &e)),
+                Err(e) => break Failure::file("lock", folder, &e),
             }
             if Instant::now() >= deadline {
                 let message =
                     format!("another process has held the lock on {} for {PATIENCE:?}", folder.display());
-                return Err(Failure::new(Kind::Conflict, message).help("wait for it to end, then try again"));
+                break Failure::new(Kind::Conflict, message).help("wait for it to end, then try again");
             }
             std::thread::sleep(PAUSE);
-        }
+        };
+        // Without the lock they may be somebody else's by now.
+        new.0.clear();
+        Err(failure)
     }
 }
 
 /// None while somebody else holds it, or when the folder was removed in between.
-fn try_take(folder: &Path) -> io::Result<Option<FolderLock>> {
+fn try_take(folder: &Path, new: &mut NewFolders) -> io::Result<Option<File>> {
     let gone = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => Ok(None),
         _ => Err(e),
     };
-    let mut new = NewFolders::default();
     if let Err(e) = new.create(folder) {
         return gone(e);
     }
-    refuse_link(folder)?;
-    let file = match File::open(folder) {
+    let opened = refuse_link(folder).and_then(|()| File::open(folder));
+    let file = match opened {
         Ok(file) => file,
         Err(e) => return gone(e),
     };
@@ -99,5 +102,5 @@ fn try_take(folder: &Path) -> io::Result<Option<FolderLock>> {
         let locked = file.metadata()?;
         Ok((now.dev(), now.ino()) == (locked.dev(), locked.ino()))
     });
-    Ok(same.unwrap_or(false).then_some(FolderLock { _new: new, _file: file }))
+    Ok(same.unwrap_or(false).then_some(file))
 }

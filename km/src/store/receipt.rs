@@ -1,10 +1,10 @@
 //! The receipt: written last, it makes a version's folder count.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 
 use km_package::digest::Digest;
-use km_package::envelope::{Head, MAX_MANIFEST, MAX_SIGNATURES};
+use km_package::envelope::Head;
 use serde::{Deserialize, Serialize};
 
 use crate::paths;
@@ -27,7 +27,7 @@ pub(super) struct Receipt {
 
 impl Receipt {
     pub(super) fn read(version: &Path) -> Option<Self> {
-        toml::from_str(&std::fs::read_to_string(version.join(RECEIPT)).ok()?).ok()
+        toml::from_str(&paths::read_own_text(&version.join(RECEIPT)).ok()?).ok()
     }
 
     pub(super) fn write(&self, version: &Path) -> io::Result<()> {
@@ -48,14 +48,7 @@ impl Receipt {
 /// The documents of an installed version.
 pub(super) fn read_head(version: &Path) -> io::Result<Head> {
     Ok(Head {
-        manifest: read_bounded(&version.join(MANIFEST), MAX_MANIFEST)?,
-        signatures: read_bounded(&version.join(SIGNATURES), MAX_SIGNATURES)?,
+        manifest: paths::read_own(&version.join(MANIFEST))?,
+        signatures: paths::read_own(&version.join(SIGNATURES))?,
     })
-}
-
-/// Reads a file of at most so many bytes; a longer one is cut, and then no signature holds.
-fn read_bounded(path: &Path, most: u32) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(most.into()).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -105,8 +105,12 @@ impl Staging {
             let path = entry.path();
             let ours = entry.file_name().to_string_lossy().starts_with(PREFIX)
                 && entry.file_type().is_ok_and(|kind| kind.is_dir());
-            if ours && File::open(&path).is_ok_and(|folder| folder.try_lock().is_ok()) {
-                let _ = std::fs::remove_dir_all(path);
+            // Held until it is gone: whoever is just making it waits, and makes another.
+            if ours
+                && let Ok(folder) = File::open(&path)
+                && folder.try_lock().is_ok()
+            {
+                let _ = std::fs::remove_dir_all(&path);
             }
         }
         // Fails while somebody uses it.

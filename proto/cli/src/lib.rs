@@ -8,8 +8,10 @@ mod progress;
 
 pub use progress::Progress;
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -69,7 +71,7 @@ pub fn main<C: Command>(
         Err(error) => return report_usage(&arguments, &error),
     };
     let common = command.common();
-    let output = Output { json: common.json, verbose: common.verbose };
+    let output = Output { json: common.json, verbose: common.verbose, trouble: RefCell::new(None) };
     match common.color {
         Color::Auto => anstream::ColorChoice::Auto,
         Color::Always => anstream::ColorChoice::Always,
@@ -77,9 +79,12 @@ pub fn main<C: Command>(
     }
     .write_global();
     start_logs(common.verbose, settings);
-    match run(&command, &output) {
-        Ok(code) => code,
-        Err(failure) => output.fail(&failure),
+    match (run(&command, &output), output.trouble.take()) {
+        (Err(failure), _) => output.fail(&failure),
+        (Ok(code), None) => code,
+        (Ok(_), Some(e)) => {
+            output.fail(&Failure::new(Kind::Local, format_args!("cannot write the result to stdout: {e}")))
+        }
     }
 }
 
@@ -96,7 +101,8 @@ fn report_usage(arguments: &[OsString], error: &clap::Error) -> ExitCode {
         let text = error.render().to_string();
         let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
         let failure = Failure::new(Kind::Usage, message).help("--help shows how it is used");
-        print_json(&ErrorDocument::from(&failure));
+        // There is nobody left to tell when stdout takes nothing.
+        let _ = print_json(&ErrorDocument::from(&failure));
     } else {
         let _ = error.print();
     }
@@ -127,23 +133,27 @@ fn start_logs(verbose: u8, settings: &Settings) {
         .try_init();
 }
 
-fn print_json(document: &impl Serialize) {
-    let text = serde_json::to_string(document).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"));
-    print_line(&text);
+fn print_json(document: &impl Serialize) -> io::Result<()> {
+    print_line(&serde_json::to_string(document).map_err(io::Error::other)?)
 }
 
-/// A closed stdout ends a command quietly, as it ends `cat`.
-fn print_line(text: &str) {
+/// A reader that is gone is no trouble: `| head` is how much somebody wanted to see.
+fn print_line(text: &str) -> io::Result<()> {
     use std::io::Write as _;
     let mut stdout = anstream::stdout().lock();
-    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
 }
 
 /// Where a command's results and remarks go.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Output {
     json: bool,
     verbose: u8,
+    /// What kept a result from being written.
+    trouble: RefCell<Option<io::Error>>,
 }
 
 impl Output {
@@ -159,13 +169,14 @@ impl Output {
 
     /// The command's result: `document` with `--json`, else `text`.
     pub fn result(&self, document: &impl Serialize, text: impl fmt::Display) {
-        if self.json {
-            print_json(document);
-        } else {
-            let text = text.to_string();
-            if !text.is_empty() {
-                print_line(&printable(text.trim_end_matches('\n')));
-            }
+        let text = text.to_string();
+        let written = match (self.json, text.trim_end_matches('\n')) {
+            (true, _) => print_json(document),
+            (false, "") => Ok(()),
+            (false, text) => print_line(&printable(text)),
+        };
+        if let Err(e) = written {
+            self.trouble.replace(Some(e));
         }
     }
 
@@ -181,9 +192,7 @@ impl Output {
 
     /// Reports a failure and gives its exit code.
     pub fn fail(&self, failure: &Failure) -> ExitCode {
-        if self.json {
-            print_json(&ErrorDocument::from(failure));
-        } else {
+        if !self.json || print_json(&ErrorDocument::from(failure)).is_err() {
             remark("error", AnsiColor::Red, failure);
         }
         ExitCode::from(failure.kind.code())

@@ -31,6 +31,9 @@ use process::Process;
 /// Name under which every plugin reports its health.
 const HEALTH_SERVICE: &str = "plugin";
 
+/// What the private folders for sockets are called: this, the host's process id, and more.
+pub const SOCKET_FOLDER_PREFIX: &str = "plugin-";
+
 /// How plugins are started.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -208,7 +211,12 @@ impl PluginProcess {
 
 fn private_folder(root: &std::path::Path) -> std::io::Result<tempfile::TempDir> {
     use std::os::unix::fs::PermissionsExt as _;
-    tempfile::Builder::new().prefix("p").permissions(std::fs::Permissions::from_mode(0o700)).tempdir_in(root)
+    // Whoever owns the root can tell by the process id what a crash left.
+    let prefix = format!("{SOCKET_FOLDER_PREFIX}{}-", std::process::id());
+    tempfile::Builder::new()
+        .prefix(&prefix)
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempdir_in(root)
 }
 
 fn plugin_environment(host: &Host, sockets: &std::path::Path) -> Vec<(OsString, OsString)> {

@@ -1,5 +1,7 @@
 //! The commands as their users run them: real processes, real packages, real sessions.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod architecture;
 mod commands;
 mod lifecycle;

@@ -175,6 +175,78 @@ fn a_server_that_closes_its_stdout_and_lives_ends_the_client_s_reading() {
 }
 
 #[test]
+fn a_server_that_reads_no_more_is_a_broken_pipe_for_the_client_and_lives() {
+    let environment = TestEnvironment::empty();
+    let script = "exec <&-; echo closed; sleep 2.5; echo still here; exit 4";
+    let mut session = Session::start(&environment, &["--", "sh", "-c", script]);
+    assert_eq!(session.line(), "closed\n");
+    let stdin = session.stdin.as_mut().unwrap();
+    wait_until("writing fails", || stdin.write_all(b"{}\n").is_err());
+    assert_eq!(session.line(), "still here\n");
+    session.wait().expect(4);
+}
+
+#[test]
+fn a_client_that_pauses_gets_the_last_bytes_of_a_server_that_is_gone() {
+    let environment = TestEnvironment::empty();
+    // Less than the two pipes hold: the server ends before a byte is read.
+    let script = "head -c 110000 /dev/zero; exit 7";
+    let session = Session::start(&environment, &["--", "sh", "-c", script]);
+    let only_the_guard = |family: Vec<u32>| matches!(family[..], [guard] if is_guard(guard));
+    wait_until("the server is gone", || only_the_guard(descendants(session.pid())));
+    let finished = session.wait().expect(7);
+    assert_eq!(finished.stdout.len(), 110_000);
+}
+
+fn is_guard(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "km-guard")
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_does_not_hold_up_the_end() {
+    let environment = TestEnvironment::empty();
+    environment.allow(&binary("misbehaving"), "sleeps");
+    // The server fills stderr, which nobody reads; the plugin leaves something to be said.
+    let script = "head -c 200000 /dev/zero >&2 & cat";
+    let mut session = Session::start(&environment, &["--", "sh", "-c", script]);
+    session.send(b"{}\n");
+    assert_eq!(session.line(), "{}\n");
+    plugin_process(&session);
+    drop(session.stdin.take());
+    let ended = Instant::now();
+    let mut status = None;
+    wait_until("km ends", || {
+        status = session.child.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.unwrap().code(), Some(0));
+    assert!(ended.elapsed() < Duration::from_secs(10), "{:?}", ended.elapsed());
+}
+
+#[test]
+fn signals_to_the_guard_and_its_death_leave_nothing_behind() {
+    for (signal, code) in [(rustix::process::Signal::TERM, 143), (rustix::process::Signal::KILL, 1)] {
+        let environment = TestEnvironment::empty();
+        let script = "setsid sleep 1000 & echo ready; cat; sleep 1000";
+        let mut session = Session::start(&environment, &["--", "sh", "-c", script]);
+        assert_eq!(session.line(), "ready\n");
+        wait_until("all processes run", || descendants(session.pid()).len() >= 4);
+        let family = descendants(session.pid());
+        let guard = family.iter().copied().find(|pid| is_guard(*pid)).expect("a guard");
+        let kill = |pid: u32, signal| {
+            rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), signal)
+                .unwrap();
+        };
+        kill(guard, signal);
+        if signal == rustix::process::Signal::TERM {
+            kill(session.pid(), signal);
+        }
+        session.wait().expect(code);
+        wait_until("all are gone", || family.iter().all(|pid| !alive(*pid)));
+    }
+}
+
+#[test]
 fn the_last_bytes_arrive_though_a_grandchild_holds_the_pipe() {
     let environment = TestEnvironment::empty();
     let begun = Instant::now();
