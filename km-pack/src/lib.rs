@@ -10,6 +10,8 @@
 //! [`plan`] decides everything before anything is touched. Only [`sign`] reads private keys, only
 //! [`compile`] starts processes, only [`environment`] reads the environment.
 
+#![warn(missing_docs)]
+
 pub mod archive;
 pub mod commands;
 pub mod compile;

@@ -31,6 +31,8 @@
 //! Besides the trait there is nothing to configure: the handshake, health, authentication by the
 //! stamped [identity], orderly shutdown and the end of the plugin when its host is gone are here.
 
+#![warn(missing_docs)]
+
 mod commandline;
 pub mod identity;
 mod message;

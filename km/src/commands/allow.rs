@@ -20,7 +20,7 @@ use crate::trust::Allowed;
     after_help = "Example:\n  cp target/debug/km-plugin-mine ~/.km/plugins/\n  km plugins allow ~/.km/plugins/km-plugin-mine"
 )]
 pub(super) struct Allow {
-    /// The binary, named km-plugin-<name>
+    /// The binary, named `km-plugin-<name>`
     #[arg(value_name = "BINARY")]
     path: PathBuf,
 }

@@ -4,6 +4,8 @@
 //!
 //! It reads no environment: each command hands in what it read ([`Settings`]).
 
+#![warn(missing_docs)]
+
 mod progress;
 
 pub use progress::Progress;

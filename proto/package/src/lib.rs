@@ -18,6 +18,8 @@
 //!
 //! The format is described in `docs/package-format.md`.
 
+#![warn(missing_docs)]
+
 #[cfg(feature = "archive")]
 pub mod archive;
 pub mod digest;

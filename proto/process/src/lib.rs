@@ -13,6 +13,8 @@
 //! Linux is the platform it is made for; other Unix systems compile, without the guarantees that
 //! need Linux (death with the host, execution of the opened file).
 
+#![warn(missing_docs)]
+
 pub mod handshake;
 pub mod host;
 pub mod plugin;

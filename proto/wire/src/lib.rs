@@ -4,6 +4,8 @@
 //! The code under `generated/` is made from `proto/*.proto` by a test (`KM_REGENERATE=1 cargo test
 //! -p km-proto`), so that neither a build nor a plugin author needs a protobuf compiler.
 
+#![warn(missing_docs)]
+
 pub mod event;
 pub mod jsonrpc;
 
