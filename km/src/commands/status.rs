@@ -44,6 +44,8 @@ struct Health {
     /// `serving`, `failed`, or `not started`.
     health: &'static str,
     authenticated: bool,
+    /// Whether the connection to it is mutual TLS.
+    encrypted: Option<bool>,
     start_ms: Option<f64>,
     memory_bytes: Option<u64>,
     error: Option<String>,
@@ -110,7 +112,8 @@ async fn start(local: &Local, name: &PluginName) -> Result<Health, (&'static str
     }
     let start_ms = Some((spawned.start_time.as_secs_f64() * 10_000.0).round() / 10.0);
     let memory_bytes = resident_bytes(spawned.id());
-    let health = Health { health: "serving", start_ms, memory_bytes, ..Health::default() };
+    let encrypted = Some(spawned.is_encrypted());
+    let health = Health { health: "serving", encrypted, start_ms, memory_bytes, ..Health::default() };
     match spawned.authenticate(host.debug).await {
         Ok(plugin) => {
             plugin.stop(GRACE).await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use go_plugin::handshake::Cookie;
-use go_plugin::host::{Executable, Grace, Host, LineSink, PluginProcess, SOCKET_FOLDER_PREFIX};
+use go_plugin::host::{Executable, Grace, Host, LineSink, PluginProcess, SOCKET_FOLDER_PREFIX, Tls};
 use km_package::failure::Failure;
 use km_package::name::PluginName;
 use km_package::tier::Tier;
@@ -52,6 +52,7 @@ impl PluginHost {
                 .map(|(name, value)| (OsString::from(name), OsString::from(value)))
                 .to_vec(),
             start_timeout: START_TIMEOUT,
+            tls: Tls::Preferred,
         };
         Ok(Self { host, debug })
     }
@@ -83,6 +84,11 @@ impl SpawnedPlugin {
     /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Whether the connection is mutual TLS; plaintext otherwise, over a private socket.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.process.is_encrypted()
     }
 
     /// Asks it to leave, then makes it.

@@ -11,6 +11,8 @@ pub const CORE_VERSION: &str = "1";
 pub const VERSIONS_VARIABLE: &str = "PLUGIN_PROTOCOL_VERSIONS";
 /// Folder in which the plugin makes its socket.
 pub const SOCKET_DIR_VARIABLE: &str = "PLUGIN_UNIX_SOCKET_DIR";
+/// The host's certificate in PEM, from hosts that want mutual TLS.
+pub const CLIENT_CERTIFICATE_VARIABLE: &str = "PLUGIN_CLIENT_CERT";
 /// Set by hosts that want one multiplexed connection.
 pub const MULTIPLEX_VARIABLE: &str = "PLUGIN_MULTIPLEX_GRPC";
 /// Shorter values in the certificate's field are something else (older plugins put other data there).

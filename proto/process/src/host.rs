@@ -25,6 +25,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::handshake::{self, Cookie};
 use crate::services::{Empty, grpc_controller_client::GrpcControllerClient};
+use crate::tls::{self, Identity};
 use output::Output;
 use process::Process;
 
@@ -48,6 +49,20 @@ pub struct Host {
     pub environment: Vec<(OsString, OsString)>,
     /// How long a plugin may take until it has said where it listens.
     pub start_timeout: Duration,
+    /// Whether the connection is encrypted.
+    pub tls: Tls,
+}
+
+/// Whether host and plugin authenticate each other by TLS. Over a Unix socket in a private folder
+/// the kernel says who listens, so that plaintext is no gap there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// Plaintext.
+    Off,
+    /// Asked for; a plugin that has none is spoken to in plaintext, over a Unix socket only.
+    Preferred,
+    /// A plugin that has none is refused.
+    Required,
 }
 
 /// How long each step of stopping may take before the next, harder one.
@@ -83,6 +98,14 @@ pub struct PluginProcess {
     output: Output,
     channel: Channel,
     version: u32,
+    encrypted: bool,
+}
+
+/// What the handshake led to.
+struct Connection {
+    channel: Channel,
+    version: u32,
+    encrypted: bool,
 }
 
 impl PluginProcess {
@@ -96,14 +119,22 @@ impl PluginProcess {
     pub async fn start(host: &Host, executable: Executable, lines: LineSink) -> Result<Self, PluginError> {
         let sockets = private_folder(&host.socket_root)
             .map_err(|e| PluginError::without_output(Trouble::SocketFolder(host.socket_root.clone(), e)))?;
-        let environment = plugin_environment(host, sockets.path());
+        let identity = match host.tls {
+            Tls::Off => None,
+            Tls::Preferred | Tls::Required => {
+                Some(Identity::generate().map_err(|e| PluginError::without_output(Trouble::Tls(e)))?)
+            }
+        };
+        let environment = plugin_environment(host, sockets.path(), identity.as_ref());
         let (process, pipes) = process::spawn(executable, environment)
             .await
             .map_err(|e| PluginError::without_output(Trouble::Spawn(e)))?;
         let mut output = Output::attach(pipes, lines);
-        match Self::shake_hands(host, &process, &mut output).await {
+        match Self::shake_hands(host, identity.as_ref(), &process, &mut output).await {
             // The folder goes with this scope: the connection stands, nobody needs the path again.
-            Ok((channel, version)) => Ok(Self { process, output, channel, version }),
+            Ok(Connection { channel, version, encrypted }) => {
+                Ok(Self { process, output, channel, version, encrypted })
+            }
             Err(trouble) => {
                 process.kill();
                 process.exited(Duration::from_secs(2)).await;
@@ -114,9 +145,10 @@ impl PluginProcess {
 
     async fn shake_hands(
         host: &Host,
+        identity: Option<&Identity>,
         process: &Process,
         output: &mut Output,
-    ) -> Result<(Channel, u32), Trouble> {
+    ) -> Result<Connection, Trouble> {
         let line = tokio::select! {
             line = output.handshake() => line?,
             status = process.wait() => return Err(Trouble::ExitedEarly(status)),
@@ -125,14 +157,20 @@ impl PluginProcess {
         if !host.versions.contains(&line.version) {
             return Err(Trouble::Version { plugin: line.version, host: host.versions.clone() });
         }
-        if line.certificate.is_some() {
-            return Err(Trouble::UnexpectedCertificate);
-        }
-        let connecting = connection::connect(&line.address, process.id());
+        let tls = match (identity, &line.certificate) {
+            (Some(identity), Some(field)) => {
+                Some(tls::certificate_of_field(field).and_then(|peer| identity.client_config(peer))?)
+            }
+            (None, Some(_)) => return Err(Trouble::UnexpectedCertificate),
+            (_, None) if host.tls == Tls::Required => return Err(Trouble::NoCertificate),
+            (_, None) => None,
+        };
+        let encrypted = tls.is_some();
+        let connecting = connection::connect(&line.address, process.id(), tls);
         let channel = tokio::time::timeout(host.start_timeout, connecting)
             .await
             .map_err(|_| Trouble::StartTimeout(host.start_timeout))??;
-        Ok((channel, line.version))
+        Ok(Connection { channel, version: line.version, encrypted })
     }
 
     /// The connection, for the application's own clients. It does not reconnect: when the process
@@ -144,6 +182,11 @@ impl PluginProcess {
     /// The negotiated application protocol version.
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// Whether the connection is mutual TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.encrypted
     }
 
     /// The process id.
@@ -219,7 +262,11 @@ fn private_folder(root: &std::path::Path) -> std::io::Result<tempfile::TempDir> 
         .tempdir_in(root)
 }
 
-fn plugin_environment(host: &Host, sockets: &std::path::Path) -> Vec<(OsString, OsString)> {
+fn plugin_environment(
+    host: &Host,
+    sockets: &std::path::Path,
+    identity: Option<&Identity>,
+) -> Vec<(OsString, OsString)> {
     let versions: Vec<String> = host.versions.iter().map(u32::to_string).collect();
     let mut environment = host.environment.clone();
     environment.extend([
@@ -231,5 +278,7 @@ fn plugin_environment(host: &Host, sockets: &std::path::Path) -> Vec<(OsString, 
         ("PLUGIN_MIN_PORT".into(), "10000".into()),
         ("PLUGIN_MAX_PORT".into(), "25000".into()),
     ]);
+    // Public, like every certificate: the key stays in this process.
+    environment.extend(identity.map(|own| (handshake::CLIENT_CERTIFICATE_VARIABLE.into(), own.pem().into())));
     environment
 }

@@ -18,6 +18,9 @@
 pub mod handshake;
 pub mod host;
 pub mod plugin;
+mod tls;
+
+pub use tls::TlsError;
 
 /// Generated from `proto/plugin.proto` by a test (`KM_REGENERATE=1 cargo test -p go-plugin`).
 #[allow(missing_docs, unreachable_pub, missing_debug_implementations, dead_code, clippy::all)]

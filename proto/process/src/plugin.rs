@@ -1,14 +1,16 @@
 //! The plugin side: claim stdout, listen, say where, serve until asked to leave.
 
 mod claim;
+mod incoming;
 mod leave;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
@@ -16,7 +18,9 @@ use tonic::{Request, Response, Status};
 use crate::handshake::{self, Address, Cookie, HandshakeLine};
 use crate::services::Empty;
 use crate::services::grpc_controller_server::{GrpcController, GrpcControllerServer};
+use crate::tls::{self, Identity};
 use claim::Stdout;
+use incoming::Incoming;
 pub use leave::Leave;
 
 /// How long calls in flight may take once the plugin was asked to leave.
@@ -44,6 +48,9 @@ pub enum ServeError {
     /// The handshake could not be written: the host is gone.
     #[error("cannot write the handshake: {0}")]
     Handshake(#[source] io::Error),
+    /// TLS could not be set up.
+    #[error("{0}")]
+    Tls(#[from] crate::TlsError),
     /// The server ended with an error.
     #[error("cannot serve: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -57,6 +64,8 @@ pub struct Startup {
     version: u32,
     multiplex: Option<bool>,
     folder: PathBuf,
+    /// The host's certificate, from a host that wants mutual TLS.
+    host_certificate: Option<String>,
 }
 
 impl Startup {
@@ -77,6 +86,7 @@ impl Startup {
             // Only hosts that ask understand the field; multiplexing is not offered.
             multiplex: variable(handshake::MULTIPLEX_VARIABLE).map(|_| false),
             folder: variable(handshake::SOCKET_DIR_VARIABLE).map_or_else(std::env::temp_dir, PathBuf::from),
+            host_certificate: variable(handshake::CLIENT_CERTIFICATE_VARIABLE),
         })
     }
 
@@ -104,10 +114,17 @@ impl Startup {
         builder.add_service(GrpcControllerServer::new(Controller(leave.clone())));
 
         leave.watch_signals().map_err(ServeError::Stdout)?;
+        let mut certificate = None;
+        let mut tls = None;
+        if let Some(pem) = &self.host_certificate {
+            let own = Identity::generate()?;
+            tls = Some(own.server_config(tls::certificate_of_pem(pem)?)?);
+            certificate = Some(own.handshake_field());
+        }
         let line = HandshakeLine {
             version: self.version,
             address: Address::Unix(socket.path.clone()),
-            certificate: None,
+            certificate,
             multiplex: self.multiplex,
         };
         self.stdout.shake_hands(&line).map_err(ServeError::Handshake)?;
@@ -117,7 +134,7 @@ impl Startup {
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .add_routes(builder.routes())
-            .serve_with_incoming_shutdown(socket.incoming()?, leave.asked());
+            .serve_with_incoming_shutdown(socket.incoming(tls)?, leave.asked());
         tokio::select! {
             served = serving => Ok(served?),
             () = async { leave.asked().await; tokio::time::sleep(DRAIN).await } => Ok(()),
@@ -158,10 +175,10 @@ impl Socket {
         }
     }
 
-    fn incoming(&self) -> Result<UnixListenerStream, ServeError> {
+    fn incoming(&self, tls: Option<Arc<ServerConfig>>) -> Result<Incoming, ServeError> {
         let listener = self.listener.try_clone().and_then(UnixListener::from_std);
         let listen = |source| ServeError::Listen { path: self.path.clone(), source };
-        Ok(UnixListenerStream::new(listener.map_err(listen)?))
+        Ok(Incoming::new(listener.map_err(listen)?, tls))
     }
 }
 

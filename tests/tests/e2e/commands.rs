@@ -30,7 +30,7 @@ fn another_tier_of_the_same_build_updates_and_another_build_of_the_same_version_
     let environment = TestEnvironment::with_console_logger();
     let folder = environment.path("dist");
     let key = packages().private_key.clone();
-    let build = |customer: &str, tier: &str, epoch: &str| {
+    let build = |customer: &str, tier: &str, sequence: &str| {
         let output = std::process::Command::new(binary("km-pack"))
             .args([
                 "build",
@@ -44,7 +44,7 @@ fn another_tier_of_the_same_build_updates_and_another_build_of_the_same_version_
                 tier,
             ])
             .args(["--key", path(&key), "--out", path(&folder)])
-            .env("SOURCE_DATE_EPOCH", epoch)
+            .args(["--sequence", sequence])
             .current_dir(km_tests::workspace())
             .output()
             .unwrap();

@@ -44,6 +44,12 @@ pub enum Trouble {
     /// A certificate that nobody asked for.
     #[error("it sent a certificate, though TLS was not asked for")]
     UnexpectedCertificate,
+    /// No certificate, though TLS is required.
+    #[error("it sent no certificate, and TLS is required")]
+    NoCertificate,
+    /// TLS could not be set up.
+    #[error("{0}")]
+    Tls(#[from] crate::TlsError),
     /// The address cannot be connected to.
     #[error("cannot connect to {address}: {why}")]
     Connect {
