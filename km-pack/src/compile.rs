@@ -71,10 +71,10 @@ impl Compiler {
             Some(folder) => environment.current_dir.join(folder),
             None => source.target_directory.clone(),
         };
-        // Paths of this machine do not belong into customers' binaries, and would make them differ.
-        let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-        let mut remaps = vec![remap(&source.workspace_root, "/source")];
-        remaps.extend(environment.cargo_home.iter().map(|home| remap(home, "/cargo")));
+        // Paths of this machine do not belong into customers' binaries, and would make them differ. Those
+        // of the workspace are relative already; a flag for them would compile everything anew for each.
+        let remap = |home: &PathBuf| format!("--remap-path-prefix={}=/cargo", home.display());
+        let remap = environment.cargo_home.iter().map(remap).collect();
         Ok(Self {
             triple,
             platform,
@@ -83,7 +83,7 @@ impl Compiler {
             profile,
             target_dir: base.join("km-pack"),
             rust_flags: environment.rust_flags.clone(),
-            remap: remaps,
+            remap,
         })
     }
 

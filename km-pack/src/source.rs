@@ -57,12 +57,8 @@ struct Package {
     description: Option<String>,
     manifest_path: PathBuf,
     source: Option<String>,
-    metadata: Option<PackageMetadata>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct PackageMetadata {
-    km: Option<KmMetadata>,
+    #[serde(default)]
+    metadata: serde_json::Value,
 }
 
 /// `[package.metadata.km]`
@@ -125,15 +121,17 @@ impl SourceTree {
             refuse(format!("the package is named {:?}", package.name))
                 .help(format_args!("a plugin's package is named {EXECUTABLE_PREFIX}<name>"))
         })?;
-        let km = package.metadata.as_ref().and_then(|m| m.km.as_ref());
+        let km: Option<KmMetadata> = serde_json::from_value(package.metadata["km"].clone())
+            .map_err(|e| refuse(format!("[package.metadata.km]: {e}")))?;
+        let km = km.unwrap_or_default();
         let folders = local_folders(&metadata, &package.id);
         Ok(Self {
             name,
             version: package.version.clone(),
             description: package.description.clone().unwrap_or_default(),
-            required_tier: km.map(|km| km.required_tier).unwrap_or_default(),
-            sequence: km.and_then(|km| km.sequence),
-            permissions: km.map(|km| km.permissions.clone()).unwrap_or_default(),
+            required_tier: km.required_tier,
+            sequence: km.sequence,
+            permissions: km.permissions,
             manifest_path: package.manifest_path.clone(),
             folders,
             workspace_root: metadata.workspace_root,

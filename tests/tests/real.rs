@@ -1,7 +1,8 @@
-//! Sessions between MCP servers and clients that others wrote, through `km monitor`.
+//! What others wrote: MCP servers and clients through `km monitor`, and go-plugin in Go.
 //!
-//! They come from npm and PyPI (`tests/tools/install.sh`). In CI they must be there; elsewhere a
-//! machine without Node, Python or network reports these tests as ignored.
+//! The former come from npm and PyPI (`tests/tools/install.sh`), the latter from the Go module proxy
+//! (`tests/go`). In CI they must be there; elsewhere a machine without Node, Python, Go or network
+//! reports these tests as ignored.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -11,31 +12,97 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
     let arguments = Arguments::from_args();
-    let tools = if arguments.list { None } else { install() };
-    let in_ci = std::env::var_os("CI").is_some();
-    let ignored = tools.is_none() && !in_ci;
-    if ignored && !arguments.list {
-        eprintln!(
-            "not run: the MCP servers of npm and PyPI are not installed; tests/tools/install.sh says why"
-        );
-    }
-    let trial = |name: &str, test: fn(&Path)| {
-        let tools = tools.clone();
-        let run = move || match tools {
-            Some(tools) => {
-                test(&tools);
-                Ok(())
-            }
-            None => Err(Failed::from("tests/tools/install.sh failed")),
-        };
-        Trial::test(name, run).with_ignored_flag(ignored)
-    };
+    let (tools, go) = if arguments.list { (None, None) } else { (install(), build_go()) };
     let trials = vec![
-        trial("server_everything_with_the_python_client", server_everything),
-        trial("server_time_in_the_current_protocol", server_time_modern),
-        trial("server_time_with_a_client_that_falls_back", server_time_legacy),
+        trial("server_everything_with_the_python_client", tools.as_deref(), server_everything),
+        trial("server_time_in_the_current_protocol", tools.as_deref(), server_time_modern),
+        trial("server_time_with_a_client_that_falls_back", tools.as_deref(), server_time_legacy),
+        trial("a_go_host_runs_our_plugin_in_plaintext", go.as_deref(), |go| go_host(go, &[])),
+        trial("a_go_host_runs_our_plugin_with_mutual_tls", go.as_deref(), |go| go_host(go, &["-mtls"])),
+        trial("km_runs_a_go_plugin", go.as_deref(), go_plugin),
     ];
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// A test of what lies in a folder; without it the test fails in CI and is ignored elsewhere.
+fn trial(name: &str, folder: Option<&Path>, test: fn(&Path)) -> Trial {
+    let folder = folder.map(Path::to_path_buf);
+    let ignored = folder.is_none() && std::env::var_os("CI").is_none();
+    let run = move || match folder {
+        Some(folder) => {
+            test(&folder);
+            Ok(())
+        }
+        None => Err(Failed::from("what it needs could not be installed; the reason stands above")),
+    };
+    Trial::test(name, run).with_ignored_flag(ignored)
+}
+
+/// Builds plugin and host of `tests/go`.
+fn build_go() -> Option<PathBuf> {
+    let folder = binary("km").parent()?.parent()?.join("go-tests");
+    std::fs::create_dir_all(&folder).ok()?;
+    let built = Command::new("go")
+        .args(["build", "-o", path(&folder), "./plugin", "./host"])
+        .current_dir(workspace().join("tests/go"))
+        .output();
+    match built {
+        Ok(Output { status, .. }) if status.success() => Some(folder),
+        Ok(Output { stderr, .. }) => {
+            eprintln!("not run: go build: {}", String::from_utf8_lossy(&stderr));
+            None
+        }
+        Err(e) => {
+            eprintln!("not run: go: {e}");
+            None
+        }
+    }
+}
+
+/// The transcript of a Go host with console-logger.
+fn go_host(go: &Path, arguments: &[&str]) {
+    let environment = TestEnvironment::empty();
+    let output = Command::new(go.join("host"))
+        .args(arguments)
+        .arg(binary("km-plugin-console-logger"))
+        .env("TMPDIR", environment.path("."))
+        .output()
+        .expect("the host runs");
+    let expected = [
+        "name console-logger",
+        "before authentication false not authenticated",
+        "authorized true Free",
+        "initialized true",
+        "handled true",
+        "large true",
+        "stdio arrived",
+        "gone true true",
+    ];
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text.lines().collect::<Vec<_>>(), expected, "{}", String::from_utf8_lossy(&output.stderr));
+    let left: Vec<_> = std::fs::read_dir(environment.path(".")).expect("a folder").flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// `km` with a plugin in Go: encrypted, fed in order, shown, told of what is too large, gone.
+fn go_plugin(go: &Path) {
+    let environment = TestEnvironment::empty();
+    environment.allow(&go.join("plugin"), "golog");
+    let status = environment.km(["plugins", "status", "--json"]).expect(0).json();
+    let plugin = &status["plugins"][0];
+    assert_eq!((&plugin["health"], &plugin["encrypted"]), (&"serving".into(), &true.into()), "{plugin}");
+    let large = vec![b'x'; 5_000_000];
+    let input = [b"{\"id\":1,\"method\":\"m\"}\n", &large[..], b"\n{}\n"].concat();
+    let session = environment.km_with_input(["-v", "monitor", "--", "cat"], &input).expect(0);
+    assert!(session.stdout == input);
+    for line in [
+        "[golog] message 1 inbound 21",
+        "[golog] event message_too_large 5000000",
+        "[golog] messages 6",
+        "km: plugin golog: all 6 messages were delivered",
+    ] {
+        assert!(session.stderr.contains(line), "{line}: {}", session.stderr);
+    }
 }
 
 fn install() -> Option<PathBuf> {
@@ -43,7 +110,7 @@ fn install() -> Option<PathBuf> {
     let script = workspace().join("tests/tools/install.sh");
     let installed = Command::new("sh").arg(script).arg(&tools).output().ok()?;
     if !installed.status.success() {
-        eprintln!("{}", String::from_utf8_lossy(&installed.stderr));
+        eprintln!("not run: tests/tools/install.sh: {}", String::from_utf8_lossy(&installed.stderr));
     }
     installed.status.success().then_some(tools)
 }

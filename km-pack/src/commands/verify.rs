@@ -49,15 +49,28 @@ impl Verify {
     pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<(), Failure> {
         let keys = self.keys(environment)?;
         let context = self.context()?;
-        let mut packages = Vec::new();
+        let (mut packages, mut failures) = (Vec::new(), Vec::new());
         let mut text = String::new();
         for path in &self.packages {
-            let key_ids = check(path, &keys, &context, output).map_err(|e| e.context(path.display()))?;
-            text += &format!("{}: good, signed by {}\n", path.display(), key_ids.join(", "));
-            packages.push(VerifiedPackage { path: path.clone(), ok: true, key_ids });
+            match check(path, &keys, &context, output) {
+                Ok(key_ids) => {
+                    text += &format!("{}: good, signed by {}\n", path.display(), key_ids.join(", "));
+                    packages.push(VerifiedPackage { path: path.clone(), ok: true, key_ids });
+                }
+                Err(failure) => failures.push(failure.context(path.display())),
+            }
         }
-        output.result(&Document { packages }, text);
-        Ok(())
+        // Each package has its line; the first that failed decides how the command ends.
+        let mut failures = failures.into_iter();
+        let Some(first) = failures.next() else {
+            output.result(&Document { packages }, text);
+            return Ok(());
+        };
+        if !output.is_json() {
+            output.result(&(), text);
+            failures.for_each(|failure| output.warn(failure));
+        }
+        Err(first)
     }
 
     fn context(&self) -> Result<Context<'static>, Failure> {
@@ -91,7 +104,7 @@ impl Verify {
         }
         if keys.is_empty() {
             return Err(Failure::new(Kind::NotFound, "no public key to verify with")
-                .help("name one with --key release.pub.pem, or make a key with `km-pack keygen`"));
+                .help("name the public key of the release with --key release.pub.pem"));
         }
         Ok(keys.into_iter().collect())
     }

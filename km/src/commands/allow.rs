@@ -50,6 +50,14 @@ impl Allow {
                 format_args!("{} is not a file named km-plugin-<name>", path.display()),
             ));
         };
+        let resolved = std::fs::canonicalize(&path).map_err(failed)?;
+        if std::fs::canonicalize(local.home.store()).is_ok_and(|store| resolved.starts_with(store)) {
+            let message =
+                format!("{} belongs to an installed package, which is not changed by hand", path.display());
+            return Err(Failure::new(Kind::Conflict, message).help(format_args!(
+                "`km plugins remove {name}` first, then put your binary there; installing the package again repairs it"
+            )));
+        }
         if metadata.permissions().mode() & 0o111 == 0 {
             return Err(Failure::new(Kind::Failed, format_args!("{} is not executable", path.display()))
                 .help(format_args!("chmod +x {}", path.display())));

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use km_cli::Output;
-use km_package::failure::Failure;
+use km_package::failure::{Failure, Kind};
 use km_package::name::PluginName;
 
 use crate::environment::Environment;
@@ -33,12 +33,21 @@ pub(super) struct Monitor {
     #[arg(long, value_name = "SIZE", default_value = "1MB", value_parser = parse_size)]
     buffer_size: usize,
     /// The server's command and its arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(
+        last = true,
+        required = true,
+        value_name = "COMMAND",
+        help = "The server's command and its arguments, after `--`"
+    )]
     command: Vec<OsString>,
 }
 
 impl Monitor {
     pub(super) fn run(&self, environment: Environment, output: &Output) -> Result<ExitCode, Failure> {
+        if output.is_json() {
+            return Err(Failure::new(Kind::Usage, "monitor has no document: its stdout is the server's")
+                .help("leave out --json"));
+        }
         let selection = Selection { names: self.plugin.clone(), buffer_size: self.buffer_size };
         let plugins = (!self.no_plugins).then_some(selection);
         monitor::run(

@@ -1,7 +1,7 @@
 //! The thread beside the relay on which the plugins of a session are run.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,8 +48,11 @@ pub(super) struct Watcher {
 #[derive(Debug)]
 pub(super) struct Watchers {
     orders: watch::Sender<Order>,
-    /// What there is to say at the end.
-    done: mpsc::Receiver<Vec<String>>,
+    /// The queues, once the plugins were found.
+    queues: Arc<OnceLock<Vec<Arc<Queue>>>>,
+    /// Ends when all plugins have left.
+    done: mpsc::Receiver<()>,
+    verbose: bool,
 }
 
 impl Watchers {
@@ -61,40 +64,38 @@ impl Watchers {
         verbose: bool,
     ) -> io::Result<Self> {
         let (orders, receiver) = watch::channel(Order::Run);
-        let (sender, done) = mpsc::channel();
+        let (running, done) = mpsc::channel();
+        let queues = Arc::new(OnceLock::new());
+        let found = Arc::clone(&queues);
         thread::Builder::new().name("plugins".to_owned()).spawn(move || {
-            let words = run(&environment, &selection, tap, receiver, verbose).unwrap_or_else(|failure| {
+            if let Err(failure) = run(&environment, &selection, tap, receiver, &found) {
                 Remarks.say(&format!("no plugins in this session: {failure}"));
-                Vec::new()
-            });
-            // Nobody waits when the session was cut short.
-            let _ = sender.send(words);
+            }
+            drop(running);
         })?;
-        Ok(Self { orders, done })
+        Ok(Self { orders, queues, done, verbose })
     }
 
     /// Lets plugins handle what waits, then leave, both before the deadline. `hurry` says that nobody
     /// has time any more.
     pub(super) fn finish(self, deadline: Instant, hurry: &dyn Fn() -> bool) -> Vec<String> {
         self.orders.send_replace(Order::Finish);
-        match self.wait(deadline - LEAVE, hurry) {
-            Some(words) => words,
-            None => {
-                self.orders.send_replace(Order::Leave);
-                self.wait(deadline, hurry).unwrap_or_default()
-            }
+        if !self.have_left(deadline - LEAVE, hurry) {
+            self.orders.send_replace(Order::Leave);
+            self.have_left(deadline, hurry);
         }
+        let queues = self.queues.get().map(Vec::as_slice).unwrap_or_default();
+        queues.iter().filter_map(|queue| queue.closing_words(self.verbose)).collect()
     }
 
-    fn wait(&self, deadline: Instant, hurry: &dyn Fn() -> bool) -> Option<Vec<String>> {
+    fn have_left(&self, deadline: Instant, hurry: &dyn Fn() -> bool) -> bool {
         while Instant::now() < deadline && !hurry() {
-            match self.done.recv_timeout(Duration::from_millis(10)) {
-                Ok(words) => return Some(words),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Some(Vec::new()),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            if self.done.recv_timeout(Duration::from_millis(10)) == Err(mpsc::RecvTimeoutError::Disconnected)
+            {
+                return true;
             }
         }
-        None
+        false
     }
 }
 
@@ -104,13 +105,13 @@ fn run(
     selection: &Selection,
     tap: TapReader,
     orders: watch::Receiver<Order>,
-    verbose: bool,
-) -> Result<Vec<String>, Failure> {
+    found: &OnceLock<Vec<Arc<Queue>>>,
+) -> Result<(), Failure> {
     let home = Home::find(environment)?;
     let (trust, config) = (Trust::load(&home)?, Config::load(&home)?);
     let names = discover(&home, &trust, &config, selection)?;
     if names.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let watchers: Vec<Watcher> = names
         .into_iter()
@@ -119,6 +120,7 @@ fn run(
             queue: Arc::new(Queue::new(name, selection.buffer_size, home.spool())),
         })
         .collect();
+    found.get_or_init(|| watchers.iter().map(|watcher| Arc::clone(&watcher.queue)).collect());
     let host = PluginHost::new(&home, environment.debug)?;
     let context = Context { home, trust, config, host, remarks: Remarks, grace: GRACE };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -131,7 +133,7 @@ fn run(
     runtime.shutdown_background();
     // What was not delivered is known when nothing more comes.
     let _ = framer.join();
-    Ok(watchers.iter().filter_map(|watcher| watcher.queue.closing_words(verbose)).collect())
+    Ok(())
 }
 
 /// The plugins that may run, and a word about each that was asked for and may not.

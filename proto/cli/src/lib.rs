@@ -124,7 +124,10 @@ fn start_logs(verbose: u8, settings: &Settings) {
         .log
         .as_deref()
         .and_then(|log| EnvFilter::try_new(log).ok())
-        .unwrap_or_else(|| EnvFilter::new(level));
+        // What libraries say of their frames is for those who ask for it by KM_LOG.
+        .unwrap_or_else(|| {
+            EnvFilter::new(format!("{level},h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn"))
+        });
     let colors = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
     // A second call in one process (tests) keeps the first.
     let _ = tracing_subscriber::fmt()

@@ -13,6 +13,8 @@ pub const VERSIONS_VARIABLE: &str = "PLUGIN_PROTOCOL_VERSIONS";
 pub const SOCKET_DIR_VARIABLE: &str = "PLUGIN_UNIX_SOCKET_DIR";
 /// The host's certificate in PEM, from hosts that want mutual TLS.
 pub const CLIENT_CERTIFICATE_VARIABLE: &str = "PLUGIN_CLIENT_CERT";
+/// Set by hosts of this crate: raw stdout and stderr are read to the end, however much comes.
+pub const RAW_OUTPUT_VARIABLE: &str = "PLUGIN_RAW_OUTPUT";
 /// Set by hosts that want one multiplexed connection.
 pub const MULTIPLEX_VARIABLE: &str = "PLUGIN_MULTIPLEX_GRPC";
 /// Shorter values in the certificate's field are something else (older plugins put other data there).

@@ -133,6 +133,7 @@ impl PluginProcess {
         match Self::shake_hands(host, identity.as_ref(), &process, &mut output).await {
             // The folder goes with this scope: the connection stands, nobody needs the path again.
             Ok(Connection { channel, version, encrypted }) => {
+                output.stream(channel.clone());
                 Ok(Self { process, output, channel, version, encrypted })
             }
             Err(trouble) => {
@@ -150,7 +151,16 @@ impl PluginProcess {
         output: &mut Output,
     ) -> Result<Connection, Trouble> {
         let line = tokio::select! {
-            line = output.handshake() => line?,
+            line = output.handshake() => match (line, process) {
+                // Its stdout ends a moment before the process does, whose status says more.
+                (Err(Trouble::NoHandshake), process) => {
+                    return Err(match process.exited(Duration::from_millis(500)).await {
+                        Some(status) => Trouble::ExitedEarly(status),
+                        None => Trouble::NoHandshake,
+                    });
+                }
+                (line, _) => line?,
+            },
             status = process.wait() => return Err(Trouble::ExitedEarly(status)),
             () = tokio::time::sleep(host.start_timeout) => return Err(Trouble::StartTimeout(host.start_timeout)),
         };
@@ -275,6 +285,7 @@ fn plugin_environment(
         (handshake::SOCKET_DIR_VARIABLE.into(), sockets.into()),
         // go-plugin before 1.5 knows only this one.
         ("TMPDIR".into(), sockets.into()),
+        (handshake::RAW_OUTPUT_VARIABLE.into(), "true".into()),
         ("PLUGIN_MIN_PORT".into(), "10000".into()),
         ("PLUGIN_MAX_PORT".into(), "25000".into()),
     ]);

@@ -3,6 +3,7 @@
 mod claim;
 mod incoming;
 mod leave;
+mod stdio;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,10 +19,12 @@ use tonic::{Request, Response, Status};
 use crate::handshake::{self, Address, Cookie, HandshakeLine};
 use crate::services::Empty;
 use crate::services::grpc_controller_server::{GrpcController, GrpcControllerServer};
+use crate::services::grpc_stdio_server::GrpcStdioServer;
 use crate::tls::{self, Identity};
 use claim::Stdout;
 use incoming::Incoming;
 pub use leave::Leave;
+use stdio::Stdio;
 
 /// How long calls in flight may take once the plugin was asked to leave.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -66,6 +69,8 @@ pub struct Startup {
     folder: PathBuf,
     /// The host's certificate, from a host that wants mutual TLS.
     host_certificate: Option<String>,
+    /// The host reads raw output for as long as the plugin lives.
+    raw_output: bool,
 }
 
 impl Startup {
@@ -86,6 +91,7 @@ impl Startup {
             // Only hosts that ask understand the field; multiplexing is not offered.
             multiplex: variable(handshake::MULTIPLEX_VARIABLE).map(|_| false),
             folder: variable(handshake::SOCKET_DIR_VARIABLE).map_or_else(std::env::temp_dir, PathBuf::from),
+            raw_output: variable(handshake::RAW_OUTPUT_VARIABLE).is_some(),
             host_certificate: variable(handshake::CLIENT_CERTIFICATE_VARIABLE),
         })
     }
@@ -112,6 +118,11 @@ impl Startup {
         health.set_service_status("plugin", tonic_health::ServingStatus::Serving).await;
         builder.add_service(health_service);
         builder.add_service(GrpcControllerServer::new(Controller(leave.clone())));
+        let stdio = match self.raw_output {
+            true => Stdio::silent(leave.clone()),
+            false => Stdio::capture(leave.clone()).map_err(ServeError::Stdout)?,
+        };
+        builder.add_service(GrpcStdioServer::new(stdio));
 
         leave.watch_signals().map_err(ServeError::Stdout)?;
         let mut certificate = None;

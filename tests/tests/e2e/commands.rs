@@ -128,6 +128,29 @@ fn plain_binaries_are_listed_and_run_only_when_allowed() {
 }
 
 #[test]
+fn what_belongs_to_an_installed_package_is_not_allowed_by_hand() {
+    let environment = TestEnvironment::with_console_logger();
+    let link = environment.home().join("plugins/km-plugin-console-logger");
+    let refused = environment.km(["plugins", "allow", path(&link), "--json"]).expect(7).json();
+    assert_eq!(error(&refused).0, "conflict");
+}
+
+#[test]
+fn every_package_that_is_verified_has_its_line() {
+    let environment = TestEnvironment::empty();
+    let built = packages();
+    let junk = environment.path("junk");
+    std::fs::write(&junk, "junk").unwrap();
+    let (key, good) = (path(&built.public_key), path(&built.package));
+    let finished = environment.km_pack(["verify", "--key", key, path(&junk), good, "missing"]).expect(3);
+    assert!(finished.text().contains("good, signed by"), "{finished:?}");
+    assert!(
+        finished.stderr.contains("refused by rule V1") && finished.stderr.contains("missing"),
+        "{finished:?}"
+    );
+}
+
+#[test]
 fn listing_starts_no_process() {
     let environment = TestEnvironment::with_console_logger();
     let plugins = environment.home().join("plugins");
@@ -248,6 +271,7 @@ fn bad_arguments_are_exit_2_with_one_document() {
         let document = environment.km(arguments.iter().copied()).expect(2).json();
         assert_eq!(error(&document), ("usage", &Value::Null));
     }
+    environment.km(["monitor", "--json", "--", "echo"]).expect(2);
     // What stands behind `--` is not km's.
     let server = environment.km(["monitor", "--", "echo", "--json"]).expect(0);
     assert_eq!(server.text(), "--json\n");

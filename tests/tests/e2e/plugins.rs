@@ -91,7 +91,9 @@ fn a_plugin_that_crashes_loses_the_message_that_killed_it_and_no_other() {
     assert!(finished.stderr.contains("(signal 6)"), "{}", finished.stderr);
     assert!(finished.stderr.contains("[crashes] message 4 "), "{}", finished.stderr);
     assert!(
-        finished.stderr.contains("1 of 4 messages were not delivered (1 failed, 0 dropped): 3"),
+        finished.stderr.contains(
+            "1 of 4 messages were not delivered (1 failed, 0 dropped, 0 still waited at the end): 3"
+        ),
         "{}",
         finished.stderr
     );
@@ -121,7 +123,9 @@ fn a_plugin_that_ends_before_the_handshake_is_given_up_with_its_own_words() {
 fn a_plugin_that_fails_or_floods_or_needs_more_is_said_once() {
     let failing = session(&with("fails"), &[], 3);
     assert!(
-        failing.stderr.contains("6 of 6 messages were not delivered (6 failed, 0 dropped): 1-6"),
+        failing.stderr.contains(
+            "6 of 6 messages were not delivered (6 failed, 0 dropped, 0 still waited at the end): 1-6"
+        ),
         "{}",
         failing.stderr
     );
@@ -152,6 +156,15 @@ fn a_stopped_plugin_does_not_hold_up_the_end() {
     session.finish().expect(0);
     assert!(ended.elapsed() < Duration::from_secs(8), "{:?}", ended.elapsed());
     wait_until("it is gone", || !alive(plugin));
+}
+
+#[test]
+fn what_a_session_s_end_cuts_off_is_said_however_much_it_is() {
+    let environment = with("sleeps");
+    let input = "{}\n".repeat(300_000);
+    let finished = environment.km_with_input(["monitor", "--", "cat"], input.as_bytes()).expect(0);
+    assert!(finished.stdout == input.as_bytes());
+    assert!(finished.stderr.contains("messages were not delivered"), "{}", finished.stderr);
 }
 
 #[test]

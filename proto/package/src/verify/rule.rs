@@ -120,8 +120,8 @@ impl Rule {
     pub(super) fn help(self) -> Option<&'static str> {
         match self {
             Self::Signature => Some(
-                "get the package again from where it was published; if its signing key is new, get \
-                 the public key by another way and add it with `km trust add`",
+                "get the package again from where it was published; if its signing key is new, get the \
+                 public key by another way and trust it: `km trust add`, `km-pack verify --key`",
             ),
             Self::Format | Self::Protocol => Some("update km"),
             Self::Customer => Some("ask for a package made for this customer"),

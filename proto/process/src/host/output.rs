@@ -11,9 +11,13 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
+use tonic::transport::Channel;
 
 use super::error::{PluginError, Trouble};
 use crate::handshake::HandshakeLine;
+use crate::services::StdioData;
+use crate::services::grpc_stdio_client::GrpcStdioClient;
+use crate::services::stdio_data::Channel as StdioChannel;
 
 /// Longest piece handed on as one line; a longer line comes in pieces.
 const MAX_LINE: usize = 64 * 1024;
@@ -81,6 +85,29 @@ impl Output {
         }
     }
 
+    /// Takes what a Go plugin prints, too: it comes as a stream over the connection. Never awaited:
+    /// the call is answered with the first piece, which may never come.
+    pub(super) fn stream(&mut self, channel: Channel) {
+        let lines = self.lines.clone();
+        self.draining.push(tokio::spawn(async move {
+            let mut client = GrpcStdioClient::new(channel);
+            // Older plugins have no such service.
+            let Ok(answer) = client.stream_stdio(()).await else { return };
+            let mut pieces = answer.into_inner();
+            let mut open: [Vec<u8>; 2] = Default::default();
+            while let Ok(Some(StdioData { channel, data })) = pieces.message().await {
+                let open = &mut open[usize::from(channel == StdioChannel::Stderr as i32)];
+                open.extend_from_slice(&data);
+                while let Some(at) = open.iter().position(|&b| b == b'\n').or(long_enough(open)) {
+                    let rest = open.split_off((at + 1).min(open.len()));
+                    let line = std::mem::replace(open, rest);
+                    lines.take(line.strip_suffix(b"\n").unwrap_or(&line));
+                }
+            }
+            open.iter().filter(|line| !line.is_empty()).for_each(|line| lines.take(line));
+        }));
+    }
+
     /// Waits a moment for the last lines of a process that has ended.
     pub(super) async fn drain(&mut self) {
         for task in self.draining.drain(..) {
@@ -95,6 +122,11 @@ impl Output {
         let tail = self.lines.tail.lock().unwrap_or_else(PoisonError::into_inner);
         PluginError { trouble, last_lines: tail.iter().cloned().collect() }
     }
+}
+
+/// Where a line that is too long is cut.
+fn long_enough(open: &[u8]) -> Option<usize> {
+    (open.len() >= MAX_LINE).then_some(MAX_LINE)
 }
 
 impl Lines {
