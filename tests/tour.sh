@@ -4,7 +4,7 @@
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
-echo "Compiling km, km-pack and an MCP server and client to try them on."
+echo "Compiling km, km-pack, and an MCP server and client to try them on: some minutes the first time."
 cargo build --quiet --workspace --bins
 PATH="${CARGO_TARGET_DIR:-$root/target}/debug:$PATH"
 
@@ -32,3 +32,5 @@ run "$KM_HOME/plugins/km-plugin-console-logger" --version
 
 say "An MCP client calls a tool of an MCP server through km; on stderr is what the plugin saw"
 run mcp-client -- km monitor --server -- mcp-server
+
+say "Done. Nothing is left of it: $tour goes now."

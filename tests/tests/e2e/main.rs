@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod architecture;
+mod authors;
 mod commands;
 mod lifecycle;
 mod monitor;
