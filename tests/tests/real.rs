@@ -103,6 +103,8 @@ fn go_plugin(go: &Path) {
     ] {
         assert!(session.stderr.contains(line), "{line}: {}", session.stderr);
     }
+    // What its library logs for debugging is for those who ask.
+    assert!(!session.stderr.contains("plugin address"), "{}", session.stderr);
 }
 
 fn install() -> Option<PathBuf> {

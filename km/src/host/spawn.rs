@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use go_plugin::handshake::Cookie;
-use go_plugin::host::{Executable, Grace, Host, LineSink, PluginProcess, SOCKET_FOLDER_PREFIX, Tls};
+use go_plugin::host::{
+    Executable, Grace, Host, Level, LineSink, LogEntry, PluginProcess, SOCKET_FOLDER_PREFIX, Tls,
+};
 use km_package::failure::Failure;
 use km_package::name::PluginName;
 use km_package::tier::Tier;
@@ -97,12 +99,28 @@ impl SpawnedPlugin {
     }
 }
 
-/// Writes each line with the plugin's name to stderr, in one piece.
+/// Writes each line with the plugin's name to stderr, in one piece. What a Go plugin logs for those
+/// who look for a fault is shown to those.
 fn lines_of(name: &PluginName) -> LineSink {
     let prefix = format!("[{name}] ");
     Arc::new(move |line| {
-        let whole = [prefix.as_bytes(), line, b"\n"].concat();
+        let entry = LogEntry::parse(line);
+        if let Some(entry) = &entry
+            && entry.level < Level::Info
+        {
+            tracing::debug!("{prefix}{}", words(entry));
+            return;
+        }
+        let line = entry.map_or_else(|| line.to_vec(), |entry| words(&entry).into_bytes());
+        let whole = [prefix.as_bytes(), &line, b"\n"].concat();
         // A stderr that nobody reads any more is no reason to stop.
         let _ = std::io::stderr().write_all(&whole);
     })
+}
+
+/// An entry as a line: level, message, fields.
+fn words(entry: &LogEntry) -> String {
+    let fields = entry.fields.iter().map(|(name, value)| format!(" {name}={value}"));
+    let level = format!("{:?}", entry.level).to_lowercase();
+    format!("{level}: {}{}", entry.message, fields.collect::<String>())
 }

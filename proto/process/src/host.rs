@@ -6,10 +6,12 @@
 
 mod connection;
 mod error;
+mod log;
 mod output;
 mod process;
 
 pub use error::{PluginError, Trouble};
+pub use log::{Level, LogEntry};
 pub use output::LineSink;
 pub use process::Executable;
 
