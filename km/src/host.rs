@@ -11,6 +11,7 @@
 
 pub(crate) mod authenticate;
 pub(crate) mod guard;
+pub(crate) mod report;
 pub(crate) mod spawn;
 pub(crate) mod supervise;
 

@@ -2,6 +2,7 @@
 
 mod build;
 mod environment;
+pub mod pairing;
 mod processes;
 
 pub use build::{Built, binary, packages, workspace};

@@ -51,6 +51,7 @@ use go_plugin::plugin::{Leave, ServeError, Startup};
 
 use identity::Stamp;
 use service::Protocol1;
+use tonic::service::RoutesBuilder;
 use worker::Worker;
 
 /// What a handler may fail with.
@@ -173,14 +174,12 @@ fn run(
     // One thread for the connection, one for the author's code: what that does cannot hold up a
     // health check or the order to leave.
     let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Stdout)?;
-    let worker = Worker::start(plugin).map_err(ServeError::Stdout)?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Start)?;
+    let worker = Worker::start(plugin).map_err(ServeError::Start)?;
     runtime.block_on(async {
-        let service = Protocol1::new(about, stamp, worker.clone());
-        let served = startup.serve(Leave::default(), |routes| {
-            routes.add_service(service.into_server());
-        });
-        let served = served.await;
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(Protocol1::new(about, stamp, worker.clone()).into_server());
+        let served = startup.serve(Leave::default(), routes).await;
         worker.stop().await;
         served
     })

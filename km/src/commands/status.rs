@@ -111,7 +111,7 @@ async fn start(local: &Local, name: &PluginName) -> Result<Health, (&'static str
         return Err(("failed", e.to_string()));
     }
     let start_ms = Some((spawned.start_time.as_secs_f64() * 10_000.0).round() / 10.0);
-    let memory_bytes = resident_bytes(spawned.id());
+    let memory_bytes = spawned.id().and_then(resident_bytes);
     let encrypted = Some(spawned.is_encrypted());
     let health = Health { health: "serving", encrypted, start_ms, memory_bytes, ..Health::default() };
     match spawned.authenticate(host.debug).await {
@@ -143,8 +143,14 @@ fn text(plugins: &[PluginStatus], sessions: &[SessionReport]) -> String {
         text += &format!("\nsession {}\n", session["pid"]);
         for plugin in session["plugins"].as_array().into_iter().flatten() {
             let word = |key: &str| plugin[key].as_str().unwrap_or("-").to_owned();
+            let restarts = match plugin["restarts"].as_u64() {
+                None | Some(0) => String::new(),
+                Some(1) => ", started again once".to_owned(),
+                Some(restarts) => format!(", started again {restarts} times"),
+            };
+            let error = plugin["error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
             text += &format!(
-                "  {} {}: {} delivered, {} waiting, {} failed, {} dropped\n",
+                "  {} {}{restarts}{error}: {} delivered, {} waiting, {} failed, {} dropped\n",
                 word("name"),
                 word("life"),
                 plugin["delivered"],

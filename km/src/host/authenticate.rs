@@ -121,7 +121,7 @@ async fn answer<T>(
 
 impl AuthenticatedPlugin {
     /// The process id.
-    pub(crate) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> Option<u32> {
         self.plugin.id()
     }
 

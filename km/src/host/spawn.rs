@@ -2,14 +2,11 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use go_plugin::handshake::Cookie;
-use go_plugin::host::{
-    Executable, Grace, Host, Level, LineSink, LogEntry, PluginProcess, SOCKET_FOLDER_PREFIX, Tls,
-};
+use go_plugin::host::{Executable, Grace, Host, Level, LineSink, LogEntry, PluginProcess, sweep_sockets};
 use km_package::failure::Failure;
 use km_package::name::PluginName;
 use km_package::tier::Tier;
@@ -18,8 +15,6 @@ use super::PluginFailure;
 use crate::paths::Home;
 use crate::store::Runnable;
 
-/// How long a plugin may take until it has said where it listens.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Locale and time zone are all that a plugin sees of the user's environment.
 const ENVIRONMENT: [(&str, &str); 2] = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LANG", "C.UTF-8")];
 
@@ -45,16 +40,13 @@ pub(crate) struct SpawnedPlugin {
 impl PluginHost {
     pub(crate) fn new(home: &Home, debug: bool) -> Result<Self, Failure> {
         let socket_root = home.socket_root().map_err(|e| Failure::file("create", &home.run(), &e))?;
-        sweep(&socket_root);
+        // What hosts left that were killed.
+        sweep_sockets(&socket_root);
+        let cookie = Cookie { key: km_proto::COOKIE_KEY, value: km_proto::COOKIE_VALUE };
+        let environment = ENVIRONMENT.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let host = Host {
-            cookie: Cookie { key: km_proto::COOKIE_KEY, value: km_proto::COOKIE_VALUE },
-            versions: crate::store::PROTOCOLS.to_vec(),
-            socket_root,
-            environment: ENVIRONMENT
-                .map(|(name, value)| (OsString::from(name), OsString::from(value)))
-                .to_vec(),
-            start_timeout: START_TIMEOUT,
-            tls: Tls::Preferred,
+            environment: environment.to_vec(),
+            ..Host::new(cookie, crate::store::PROTOCOLS, socket_root)
         };
         Ok(Self { host, debug })
     }
@@ -70,21 +62,9 @@ impl PluginHost {
     }
 }
 
-/// Removes the socket folders of hosts that were killed while a plugin started.
-fn sweep(socket_root: &Path) {
-    for entry in std::fs::read_dir(socket_root).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let host = name.to_str().and_then(|name| name.strip_prefix(SOCKET_FOLDER_PREFIX)?.split('-').next());
-        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_folder && host.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
 impl SpawnedPlugin {
     /// The process id.
-    pub(crate) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> Option<u32> {
         self.process.id()
     }
 
@@ -103,24 +83,17 @@ impl SpawnedPlugin {
 /// who look for a fault is shown to those.
 fn lines_of(name: &PluginName) -> LineSink {
     let prefix = format!("[{name}] ");
-    Arc::new(move |line| {
+    Arc::new(move |_, line| {
         let entry = LogEntry::parse(line);
         if let Some(entry) = &entry
             && entry.level < Level::Info
         {
-            tracing::debug!("{prefix}{}", words(entry));
+            tracing::debug!("{prefix}{entry}");
             return;
         }
-        let line = entry.map_or_else(|| line.to_vec(), |entry| words(&entry).into_bytes());
+        let line = entry.map_or_else(|| line.to_vec(), |entry| entry.to_string().into_bytes());
         let whole = [prefix.as_bytes(), &line, b"\n"].concat();
         // A stderr that nobody reads any more is no reason to stop.
         let _ = std::io::stderr().write_all(&whole);
     })
-}
-
-/// An entry as a line: level, message, fields.
-fn words(entry: &LogEntry) -> String {
-    let fields = entry.fields.iter().map(|(name, value)| format!(" {name}={value}"));
-    let level = format!("{:?}", entry.level).to_lowercase();
-    format!("{level}: {}{}", entry.message, fields.collect::<String>())
 }

@@ -1,29 +1,20 @@
 //! One plugin for the length of a session: started, fed, restarted when it dies, given up when it
 //! dies too often.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use go_plugin::host::Grace;
-use km_package::name::PluginName;
-use serde::Serialize;
+use go_plugin::host::{CrashBudget, Grace, RestartPolicy, Verdict};
 use tokio::sync::watch;
 
 use super::authenticate::Delivery;
+use super::report::{Life, Report};
 use super::{AuthenticatedPlugin, PluginFailure, PluginHost};
 use crate::config::Config;
 use crate::monitor::{Queue, Remarks};
 use crate::paths::Home;
 use crate::store;
 use crate::trust::Trust;
-
-/// Pause before the first restart; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// So many deaths within this time and a plugin is given up.
-const DEATHS: usize = 5;
-const WITHIN: Duration = Duration::from_secs(60);
 
 /// What a session wants of its plugins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,29 +25,6 @@ pub(crate) enum Order {
     Finish,
     /// Leave now.
     Leave,
-}
-
-/// Where a plugin stands in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Life {
-    Discovered,
-    Loading,
-    Active,
-    Error,
-    ShuttingDown,
-    Stopped,
-}
-
-/// What `km plugins status` shows of a plugin in a live session.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Report {
-    pub(crate) name: PluginName,
-    pub(crate) life: Life,
-    pub(crate) pid: Option<u32>,
-    pub(crate) start_ms: Option<f64>,
-    pub(crate) restarts: u32,
-    pub(crate) error: Option<String>,
 }
 
 /// What all plugins of a session share.
@@ -94,35 +62,23 @@ impl Supervisor {
     /// Runs the plugin until the session ends or it is given up.
     pub(crate) async fn run(self) {
         let mut orders = self.orders.clone();
-        let mut deaths = VecDeque::new();
-        let mut pause = FIRST_PAUSE;
+        let policy = RestartPolicy::default();
+        let mut budget = CrashBudget::new(policy);
         loop {
             let begun = Instant::now();
-            match self.live().await {
-                Ended::Ordered => return self.set(|report| report.life = Life::Stopped),
+            let why = match self.live().await {
+                Ended::Ordered => return self.enter(Life::Stopped),
                 Ended::Refused(why) => return self.give_up(&format!("is not used: {why}")),
-                Ended::Died(why) => {
-                    deaths.push_back(Instant::now());
-                    while deaths.front().is_some_and(|death| death.elapsed() > WITHIN) {
-                        deaths.pop_front();
-                    }
-                    if deaths.len() >= DEATHS {
-                        return self.give_up(&format!(
-                            "died {DEATHS} times within {WITHIN:?} and is given up for this session: {why}"
-                        ));
-                    }
-                    if begun.elapsed() > WITHIN {
-                        pause = FIRST_PAUSE;
-                    }
-                    self.remark(&format!("died, is started again in {pause:?}: {why}"));
-                    self.set(|report| {
-                        report.life = Life::Error;
-                        report.pid = None;
-                        report.error = Some(why);
-                        report.restarts += 1;
-                    });
-                }
-            }
+                Ended::Died(why) => why,
+            };
+            let Verdict::RestartAfter(pause) = budget.died(begun, Instant::now()) else {
+                let RestartPolicy { deaths, within, .. } = policy;
+                return self.give_up(&format!(
+                    "died {deaths} times within {within:?} and is given up for this session: {why}"
+                ));
+            };
+            self.remark(&format!("died, is started again in {pause:?}: {why}"));
+            self.fail(why);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = orders.wait_for(|order| *order == Order::Leave) => {}
@@ -130,15 +86,15 @@ impl Supervisor {
             // At the end of a session it is started again only for what still waits.
             let order = *orders.borrow();
             if order == Order::Leave || (order == Order::Finish && self.queue.is_finished()) {
-                return self.set(|report| report.life = Life::Stopped);
+                return self.enter(Life::Stopped);
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            self.change(|report| report.restarts += 1);
         }
     }
 
     /// One life of the process: verified, started, authenticated, fed.
     async fn live(&self) -> Ended {
-        self.set(|report| report.life = Life::Loading);
+        self.enter(Life::Loading);
         let mut orders = self.orders.clone();
         let started = tokio::select! {
             started = self.start() => started,
@@ -149,16 +105,16 @@ impl Supervisor {
             Err(PluginFailure::Refused(why)) => return Ended::Refused(why),
             Err(PluginFailure::Crashed(why)) => return Ended::Died(why),
         };
-        self.set(|report| {
-            report.life = Life::Active;
-            report.pid = Some(plugin.id());
+        self.change(|report| {
+            report.enter(Life::Active);
+            report.pid = plugin.id();
             report.start_ms = Some(plugin.start_time().as_secs_f64() * 1000.0);
             report.error = None;
         });
         match self.feed(&mut plugin).await {
             Err(PluginFailure::Refused(why) | PluginFailure::Crashed(why)) => Ended::Died(why),
             Ok(()) => {
-                self.set(|report| report.life = Life::ShuttingDown);
+                self.enter(Life::ShuttingDown);
                 plugin.stop(self.context.grace).await;
                 Ended::Ordered
             }
@@ -176,7 +132,9 @@ impl Supervisor {
             .await
             .map_err(|e| PluginFailure::Crashed(e.to_string()))?
             .map_err(|e| PluginFailure::Refused(e.message))?;
-        self.context.host.spawn(runnable).await?.authenticate(self.context.host.debug).await
+        let spawned = self.context.host.spawn(runnable).await?;
+        self.enter(Life::Authenticating);
+        spawned.authenticate(self.context.host.debug).await
     }
 
     /// Delivers message after message until the order to end, or the plugin's end.
@@ -216,10 +174,14 @@ impl Supervisor {
     fn give_up(&self, why: &str) {
         self.remark(why);
         self.queue.give_up();
-        self.set(|report| {
-            report.life = Life::Error;
+        self.fail(why.to_owned());
+    }
+
+    fn fail(&self, why: String) {
+        self.change(|report| {
+            report.enter(Life::Error);
             report.pid = None;
-            report.error = Some(why.to_owned());
+            report.error = Some(why);
         });
     }
 
@@ -227,7 +189,11 @@ impl Supervisor {
         self.context.remarks.say(&format!("plugin {} {text}", self.queue.plugin()));
     }
 
-    fn set(&self, change: impl FnOnce(&mut Report)) {
+    fn enter(&self, life: Life) {
+        self.change(|report| report.enter(life));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Report)) {
         change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::queue::Counters;
 use super::watchers::Watcher;
-use crate::host::supervise::Report;
+use crate::host::report::Report;
 use crate::paths::{self, Home};
 
 /// How long a session may take to answer.

@@ -18,7 +18,8 @@ use super::tap::TapReader;
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::host::PluginHost;
-use crate::host::supervise::{Context, Life, Order, Report, Supervisor};
+use crate::host::report::{Life, Report};
+use crate::host::supervise::{Context, Order, Supervisor};
 use crate::paths::Home;
 use crate::store::{self, State};
 use crate::trust::Trust;
@@ -116,7 +117,7 @@ fn run(
     let watchers: Vec<Watcher> = names
         .into_iter()
         .map(|name| Watcher {
-            report: Arc::new(Mutex::new(discovered(&name))),
+            report: Arc::new(Mutex::new(Report::discovered(name.clone()))),
             queue: Arc::new(Queue::new(name, selection.buffer_size, home.spool())),
         })
         .collect();
@@ -164,10 +165,6 @@ fn discover(
         }
     }
     Ok(names)
-}
-
-fn discovered(name: &PluginName) -> Report {
-    Report { name: name.clone(), life: Life::Discovered, pid: None, start_ms: None, restarts: 0, error: None }
 }
 
 /// Starts the thread that frames what passes and hands it to every queue. The receiver hears of the
@@ -230,7 +227,7 @@ async fn supervise(
     for (plugin, watcher) in running.into_iter().zip(watchers) {
         if plugin.await.is_err() {
             let mut report = watcher.report.lock().unwrap_or_else(PoisonError::into_inner);
-            report.life = Life::Error;
+            report.enter(Life::Error);
             Remarks.say(&format!("plugin {} was lost by a fault in km itself", report.name));
         }
     }

@@ -48,6 +48,17 @@ impl fmt::Display for Address {
     }
 }
 
+impl Address {
+    /// Reads an address as it stands in the handshake and in announcements of the broker.
+    pub fn parse(network: &str, address: &str) -> Option<Self> {
+        match network {
+            "unix" if !address.is_empty() => Some(Self::Unix(PathBuf::from(address))),
+            "tcp" => address.parse().ok().map(Self::Tcp),
+            _ => None,
+        }
+    }
+}
+
 /// The line: `CORE|APP|NETWORK|ADDRESS|PROTOCOL|SERVERCERT[|MUX]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandshakeLine {
@@ -102,11 +113,8 @@ impl HandshakeLine {
             Some(&"grpc") => {}
             other => return Err(HandshakeError::Protocol(other.unwrap_or(&"netrpc").to_string())),
         }
-        let address = match *network {
-            "unix" if !address.is_empty() => Address::Unix(PathBuf::from(address)),
-            "tcp" => Address::Tcp(address.parse().map_err(|_| malformed("its TCP address is none"))?),
-            _ => return Err(malformed("its network is neither unix nor tcp")),
-        };
+        let address = Address::parse(network, address)
+            .ok_or_else(|| malformed("its address is neither a Unix socket nor a TCP port"))?;
         Ok(Self {
             version: version.parse().map_err(|_| malformed("its protocol version is no number"))?,
             address,

@@ -15,11 +15,19 @@
 
 #![warn(missing_docs)]
 
+mod broker;
+mod channel;
 pub mod handshake;
 pub mod host;
+mod peer;
 pub mod plugin;
+mod socket;
 mod tls;
 
+pub use broker::{Broker, BrokerError, Offer};
+pub use channel::ConnectError;
+pub use peer::Stranger;
+pub use socket::ListenError;
 pub use tls::TlsError;
 
 /// Generated from `proto/plugin.proto` by a test (`KM_REGENERATE=1 cargo test -p go-plugin`).

@@ -1,35 +1,35 @@
 //! The plugin side: claim stdout, listen, say where, serve until asked to leave.
 
+mod broker;
 mod claim;
-mod incoming;
 mod leave;
 mod stdio;
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use rustls::ServerConfig;
-use tokio::net::UnixListener;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use crate::broker::{Announcements, Broker};
+use crate::channel::WINDOW;
 use crate::handshake::{self, Address, Cookie, HandshakeLine};
+use crate::peer::Peer;
 use crate::services::Empty;
+use crate::services::grpc_broker_server::GrpcBrokerServer;
 use crate::services::grpc_controller_server::{GrpcController, GrpcControllerServer};
 use crate::services::grpc_stdio_server::GrpcStdioServer;
-use crate::tls::{self, Identity};
+use crate::socket::{ListenError, Socket};
+use crate::tls::{self, Identity, Security};
+use broker::BrokerService;
 use claim::Stdout;
-use incoming::Incoming;
 pub use leave::Leave;
 use stdio::Stdio;
 
 /// How long calls in flight may take once the plugin was asked to leave.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Flow-control window in bytes, as on the host side.
-const WINDOW: u32 = 1 << 20;
 
 /// Why a plugin cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -40,23 +40,42 @@ pub enum ServeError {
     /// Its stdout or stderr cannot be used.
     #[error("cannot take over stdout: {0}")]
     Stdout(#[source] io::Error),
+    /// It has no runtime, threads or signals.
+    #[error("cannot start: {0}")]
+    Start(#[source] io::Error),
     /// It cannot listen.
-    #[error("cannot listen at {}: {source}", path.display())]
-    Listen {
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The handshake could not be written: the host is gone.
     #[error("cannot write the handshake: {0}")]
     Handshake(#[source] io::Error),
     /// TLS could not be set up.
-    #[error("{0}")]
+    #[error(transparent)]
     Tls(#[from] crate::TlsError),
     /// The server ended with an error.
     #[error("cannot serve: {0}")]
     Serve(#[from] tonic::transport::Error),
+}
+
+/// Runs a plugin until it is asked to leave: the body of its `main`. `routes` adds the application's
+/// services.
+///
+/// Everything runs on this one thread: what takes long belongs on a thread of the application's
+/// (`tokio::task::spawn_blocking`).
+///
+/// # Errors
+/// [`ServeError`]; whoever started it wants to read it on stderr, and an exit status that is not 0.
+pub fn serve(
+    cookie: Cookie,
+    versions: &[u32],
+    routes: impl FnOnce(&Startup, &mut RoutesBuilder),
+) -> Result<(), ServeError> {
+    let startup = Startup::begin(cookie, versions)?;
+    let mut builder = RoutesBuilder::default();
+    routes(&startup, &mut builder);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Start)?;
+    runtime.block_on(startup.serve(Leave::default(), builder))
 }
 
 /// A program that knows it was started as a plugin. From here on whatever the program prints goes
@@ -67,10 +86,19 @@ pub struct Startup {
     version: u32,
     multiplex: Option<bool>,
     folder: PathBuf,
-    /// The host's certificate, from a host that wants mutual TLS.
-    host_certificate: Option<String>,
+    tls: Option<Tls>,
+    broker: Broker,
+    announcements: Announcements,
     /// The host reads raw output for as long as the plugin lives.
     raw_output: bool,
+}
+
+/// For a host that wants mutual TLS.
+#[derive(Debug)]
+struct Tls {
+    security: Security,
+    /// The own certificate, as it stands in the handshake.
+    certificate: String,
 }
 
 impl Startup {
@@ -85,14 +113,24 @@ impl Startup {
         }
         let stdout = Stdout::claim().map_err(ServeError::Stdout)?;
         let offered = variable(handshake::VERSIONS_VARIABLE);
+        let folder = variable(handshake::SOCKET_DIR_VARIABLE).map_or_else(std::env::temp_dir, PathBuf::from);
+        let tls = variable(handshake::CLIENT_CERTIFICATE_VARIABLE).map(|pem| Tls::with(&pem)).transpose()?;
+        let (broker, announcements) = Broker::new(
+            folder.clone(),
+            format!("plugin{}-", std::process::id()),
+            Peer::Anyone,
+            tls.as_ref().map(|tls| tls.security.clone()),
+        );
         Ok(Self {
             stdout,
             version: handshake::negotiate(offered.as_deref(), versions).unwrap_or_default(),
             // Only hosts that ask understand the field; multiplexing is not offered.
             multiplex: variable(handshake::MULTIPLEX_VARIABLE).map(|_| false),
-            folder: variable(handshake::SOCKET_DIR_VARIABLE).map_or_else(std::env::temp_dir, PathBuf::from),
+            folder,
+            tls,
+            broker,
+            announcements,
             raw_output: variable(handshake::RAW_OUTPUT_VARIABLE).is_some(),
-            host_certificate: variable(handshake::CLIENT_CERTIFICATE_VARIABLE),
         })
     }
 
@@ -101,55 +139,60 @@ impl Startup {
         self.version
     }
 
-    /// Listens, shakes hands and serves: `routes` adds the application's services. Returns when the
-    /// host asked the plugin to leave (or sent SIGTERM, or is gone) and calls in flight are done.
+    /// Further connections, from a host that has them.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Listens, shakes hands and serves the application's services. Returns when the host asked the
+    /// plugin to leave (or sent SIGTERM, or is gone) and calls in flight are done.
     ///
     /// # Errors
     /// [`ServeError`].
-    pub async fn serve(
-        self,
-        leave: Leave,
-        routes: impl FnOnce(&mut RoutesBuilder),
-    ) -> Result<(), ServeError> {
-        let socket = Socket::bind(&self.folder)?;
-        let mut builder = tonic::service::Routes::builder();
-        routes(&mut builder);
+    pub async fn serve(self, leave: Leave, mut routes: RoutesBuilder) -> Result<(), ServeError> {
+        let socket = Socket::bind(&self.folder, &format!("plugin{}", std::process::id()))?;
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("plugin", tonic_health::ServingStatus::Serving).await;
-        builder.add_service(health_service);
-        builder.add_service(GrpcControllerServer::new(Controller(leave.clone())));
         let stdio = match self.raw_output {
             true => Stdio::silent(leave.clone()),
             false => Stdio::capture(leave.clone()).map_err(ServeError::Stdout)?,
         };
-        builder.add_service(GrpcStdioServer::new(stdio));
+        let broker = BrokerService::new(self.broker, self.announcements, leave.clone());
+        routes
+            .add_service(health_service)
+            .add_service(GrpcControllerServer::new(Controller(leave.clone())))
+            .add_service(GrpcStdioServer::new(stdio))
+            .add_service(GrpcBrokerServer::new(broker));
 
-        leave.watch_signals().map_err(ServeError::Stdout)?;
-        let mut certificate = None;
-        let mut tls = None;
-        if let Some(pem) = &self.host_certificate {
-            let own = Identity::generate()?;
-            tls = Some(own.server_config(tls::certificate_of_pem(pem)?)?);
-            certificate = Some(own.handshake_field());
-        }
+        leave.watch_signals().map_err(ServeError::Start)?;
+        let (server, certificate) = self.tls.map(|tls| (tls.security.server, tls.certificate)).unzip();
         let line = HandshakeLine {
             version: self.version,
-            address: Address::Unix(socket.path.clone()),
+            address: Address::Unix(socket.path().to_owned()),
             certificate,
             multiplex: self.multiplex,
         };
+        let incoming = socket.incoming(Peer::Anyone, server)?;
         self.stdout.shake_hands(&line).map_err(ServeError::Handshake)?;
         self.stdout.watch_host(leave.clone());
 
         let serving = Server::builder()
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
-            .add_routes(builder.routes())
-            .serve_with_incoming_shutdown(socket.incoming(tls)?, leave.asked());
+            .add_routes(routes.routes())
+            .serve_with_incoming_shutdown(incoming, leave.asked());
         tokio::select! {
             served = serving => Ok(served?),
             () = async { leave.asked().await; tokio::time::sleep(DRAIN).await } => Ok(()),
         }
+    }
+}
+
+impl Tls {
+    fn with(host_certificate: &str) -> Result<Self, ServeError> {
+        let own = Identity::generate()?;
+        let security = own.security(tls::certificate_of_pem(host_certificate)?)?;
+        Ok(Self { security, certificate: own.handshake_field() })
     }
 }
 
@@ -162,39 +205,5 @@ impl GrpcController for Controller {
     async fn shutdown(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
         self.0.ask();
         Ok(Response::new(Empty {}))
-    }
-}
-
-/// A listening socket whose file is removed with it.
-#[derive(Debug)]
-struct Socket {
-    path: PathBuf,
-    listener: std::os::unix::net::UnixListener,
-}
-
-impl Socket {
-    fn bind(folder: &Path) -> Result<Self, ServeError> {
-        let path = folder.join(format!("plugin{}", std::process::id()));
-        let bind = || {
-            let listener = std::os::unix::net::UnixListener::bind(&path)?;
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        };
-        match bind() {
-            Ok(listener) => Ok(Self { path, listener }),
-            Err(source) => Err(ServeError::Listen { path, source }),
-        }
-    }
-
-    fn incoming(&self, tls: Option<Arc<ServerConfig>>) -> Result<Incoming, ServeError> {
-        let listener = self.listener.try_clone().and_then(UnixListener::from_std);
-        let listen = |source| ServeError::Listen { path: self.path.clone(), source };
-        Ok(Incoming::new(listener.map_err(listen)?, tls))
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -51,6 +51,13 @@ pub(crate) struct Identity {
     key: PrivateKeyDer<'static>,
 }
 
+/// How two processes that know each other's certificates secure a connection, whoever dials.
+#[derive(Debug, Clone)]
+pub(crate) struct Security {
+    pub(crate) client: Arc<ClientConfig>,
+    pub(crate) server: Arc<ServerConfig>,
+}
+
 impl Identity {
     /// A new P-256 key and a certificate in the shape that go-plugin gives its own (`mtls.go`).
     pub(crate) fn generate() -> Result<Self, TlsError> {
@@ -87,8 +94,12 @@ impl Identity {
         STANDARD_NO_PAD.encode(&self.certificate)
     }
 
-    /// For dialling the one process that presents `peer`.
-    pub(crate) fn client_config(&self, peer: CertificateDer<'static>) -> Result<Arc<ClientConfig>, TlsError> {
+    /// For connections with the one process that presents `peer`, whoever dials.
+    pub(crate) fn security(&self, peer: CertificateDer<'static>) -> Result<Security, TlsError> {
+        Ok(Security { client: self.client_config(peer.clone())?, server: self.server_config(peer)? })
+    }
+
+    fn client_config(&self, peer: CertificateDer<'static>) -> Result<Arc<ClientConfig>, TlsError> {
         let pinned = Pinned::new(peer);
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&pinned.provider))
             .with_safe_default_protocol_versions()?
@@ -99,8 +110,7 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
-    /// For serving the one process that presents `peer`.
-    pub(crate) fn server_config(&self, peer: CertificateDer<'static>) -> Result<Arc<ServerConfig>, TlsError> {
+    fn server_config(&self, peer: CertificateDer<'static>) -> Result<Arc<ServerConfig>, TlsError> {
         let pinned = Pinned::new(peer);
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&pinned.provider))
             .with_safe_default_protocol_versions()?

@@ -16,7 +16,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("km-plugin-console-logger", &["km-plugin"]),
     ("km-pack", &["km-cli", "km-package"]),
     ("km", &["km-cli", "km-package", "km-proto", "go-plugin"]),
-    ("km-tests", &["km-pack", "km-package", "km-plugin"]),
+    ("km-tests", &["go-plugin", "km-pack", "km-package", "km-plugin"]),
 ];
 
 #[test]

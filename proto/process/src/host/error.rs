@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use crate::ConnectError;
 use crate::handshake::HandshakeError;
 
 /// What went wrong.
@@ -50,22 +51,9 @@ pub enum Trouble {
     /// TLS could not be set up.
     #[error("{0}")]
     Tls(#[from] crate::TlsError),
-    /// The address cannot be connected to.
-    #[error("cannot connect to {address}: {why}")]
-    Connect {
-        /// What the plugin said.
-        address: String,
-        /// Why not.
-        why: String,
-    },
-    /// Somebody else listens where the plugin said it does.
-    #[error("process {found} listens at the plugin's address, the plugin is {expected}")]
-    Stranger {
-        /// Who listens.
-        found: i32,
-        /// The plugin.
-        expected: u32,
-    },
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The health check failed.
     #[error("unhealthy: {0}")]
     Unhealthy(String),
@@ -83,6 +71,13 @@ pub enum Trouble {
     /// The process ended.
     #[error("it ended ({})", describe(.0))]
     Died(ExitStatus),
+}
+
+/// A call of the application's that failed.
+impl From<tonic::Status> for Trouble {
+    fn from(status: tonic::Status) -> Self {
+        Self::Call(status.message().to_owned())
+    }
 }
 
 /// What went wrong, and the last lines that the plugin wrote.

@@ -1,6 +1,8 @@
 //! Lines of hclog, the logger of Go plugins: one JSON object for each, on stderr
 //! (go-plugin `log_entry.go`). Whatever else a line holds, it is text, and never more than that.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 /// How important an entry is.
@@ -58,6 +60,21 @@ impl LogEntry {
     }
 }
 
+/// For example `warn: disk is nearly full free=7 path=/x`.
+impl fmt::Display for LogEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.level {
+            Level::Trace => "trace",
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        };
+        write!(f, "{level}: {}", self.message)?;
+        self.fields.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +87,7 @@ mod tests {
             message: "disk".to_owned(),
             fields: vec![("free".to_owned(), "7".to_owned()), ("path".to_owned(), "/x".to_owned())],
         };
+        assert_eq!(expected.to_string(), "warn: disk free=7 path=/x");
         assert_eq!(LogEntry::parse(line), Some(expected));
     }
 

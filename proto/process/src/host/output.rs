@@ -8,12 +8,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
-use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
 use super::error::{PluginError, Trouble};
+use super::log::LogEntry;
+use super::runner::Pipe;
 use crate::handshake::HandshakeLine;
 use crate::services::StdioData;
 use crate::services::grpc_stdio_client::GrpcStdioClient;
@@ -21,21 +23,27 @@ use crate::services::stdio_data::Channel as StdioChannel;
 
 /// Longest piece handed on as one line; a longer line comes in pieces.
 const MAX_LINE: usize = 64 * 1024;
+/// Bytes to make room for before reading.
+const READ: usize = 8 * 1024;
 /// Most bytes on stdout before the handshake.
 const MAX_NOISE: usize = 64 * 1024;
 /// Lines kept for error messages, and how much of each.
 const TAIL_LINES: usize = 6;
 const TAIL_WIDTH: usize = 300;
 
-/// Gets each line that a plugin writes, without its newline. It must not block.
-pub type LineSink = Arc<dyn Fn(&[u8]) + Send + Sync>;
-
-/// The reading ends of a plugin's stdout and stderr.
-#[derive(Debug)]
-pub(super) struct Pipes {
-    pub(super) stdout: Receiver,
-    pub(super) stderr: Receiver,
+/// Where a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The plugin's stdout, on which nothing but the handshake should come.
+    Stdout,
+    /// The plugin's stderr.
+    Stderr,
+    /// What the author's code printed, streamed over the connection (`GRPCStdio`).
+    Stdio,
 }
+
+/// Gets each line that a plugin writes, without its newline. It must not block.
+pub type LineSink = Arc<dyn Fn(Source, &[u8]) + Send + Sync>;
 
 /// Where a plugin's lines go.
 #[derive(Clone)]
@@ -58,11 +66,11 @@ impl fmt::Debug for Output {
 }
 
 impl Output {
-    pub(super) fn attach(pipes: Pipes, sink: LineSink) -> Self {
+    pub(super) fn attach(stdout: Pipe, stderr: Pipe, sink: LineSink) -> Self {
         let lines = Lines { sink, tail: Arc::default() };
-        let stderr = LineReader::new(pipes.stderr);
-        let draining = vec![tokio::spawn(stderr.drain(lines.clone()))];
-        Self { lines, stdout: Some(LineReader::new(pipes.stdout)), draining }
+        let stderr = LineReader::new(stderr);
+        let draining = vec![tokio::spawn(stderr.drain(Source::Stderr, lines.clone()))];
+        Self { lines, stdout: Some(LineReader::new(stdout)), draining }
     }
 
     /// Reads stdout up to the handshake line; other lines go where all lines go. Cancelling it
@@ -74,10 +82,10 @@ impl Output {
             let Some(line) = stdout.next().await else { return Err(Trouble::NoHandshake) };
             if HandshakeLine::is_candidate(&line) {
                 let handshake = HandshakeLine::parse(&line)?;
-                self.draining.push(tokio::spawn(stdout.drain(self.lines.clone())));
+                self.draining.push(tokio::spawn(stdout.drain(Source::Stdout, self.lines.clone())));
                 return Ok(handshake);
             }
-            self.lines.take(&line);
+            self.lines.take(Source::Stdout, &line);
             noise += line.len() + 1;
             if noise > MAX_NOISE {
                 return Err(Trouble::Noise(MAX_NOISE));
@@ -94,17 +102,17 @@ impl Output {
             // Older plugins have no such service.
             let Ok(answer) = client.stream_stdio(()).await else { return };
             let mut pieces = answer.into_inner();
-            let mut open: [Vec<u8>; 2] = Default::default();
+            // Each channel has lines of its own.
+            let mut cutters: [LineCutter; 2] = Default::default();
             while let Ok(Some(StdioData { channel, data })) = pieces.message().await {
-                let open = &mut open[usize::from(channel == StdioChannel::Stderr as i32)];
-                open.extend_from_slice(&data);
-                while let Some(at) = open.iter().position(|&b| b == b'\n').or(long_enough(open)) {
-                    let rest = open.split_off((at + 1).min(open.len()));
-                    let line = std::mem::replace(open, rest);
-                    lines.take(line.strip_suffix(b"\n").unwrap_or(&line));
+                let cutter = &mut cutters[usize::from(channel == StdioChannel::Stderr as i32)];
+                cutter.push(&data);
+                while let Some(line) = cutter.next() {
+                    lines.take(Source::Stdio, &line);
                 }
             }
-            open.iter().filter(|line| !line.is_empty()).for_each(|line| lines.take(line));
+            let rests = cutters.into_iter().filter_map(LineCutter::rest);
+            rests.for_each(|line| lines.take(Source::Stdio, &line));
         }));
     }
 
@@ -124,58 +132,116 @@ impl Output {
     }
 }
 
-/// Where a line that is too long is cut.
-fn long_enough(open: &[u8]) -> Option<usize> {
-    (open.len() >= MAX_LINE).then_some(MAX_LINE)
-}
-
 impl Lines {
-    fn take(&self, line: &[u8]) {
-        (self.sink)(line);
+    fn take(&self, source: Source, line: &[u8]) {
+        (self.sink)(source, line);
+        let text = match LogEntry::parse(line) {
+            Some(entry) => entry.to_string(),
+            None => String::from_utf8_lossy(line).into_owned(),
+        };
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         if tail.len() == TAIL_LINES {
             tail.pop_front();
         }
-        tail.push_back(String::from_utf8_lossy(line).chars().take(TAIL_WIDTH).collect());
+        tail.push_back(text.chars().take(TAIL_WIDTH).collect());
     }
 }
 
-/// Cuts a pipe into lines of a bounded length.
+/// Reads a pipe line by line.
 struct LineReader {
-    pipe: Receiver,
-    buffer: Vec<u8>,
-    scanned: usize,
+    pipe: Pipe,
+    cutter: LineCutter,
+    ended: bool,
 }
 
 impl LineReader {
-    fn new(pipe: Receiver) -> Self {
-        Self { pipe, buffer: Vec::new(), scanned: 0 }
+    fn new(pipe: Pipe) -> Self {
+        Self { pipe, cutter: LineCutter::default(), ended: false }
     }
 
-    /// The next line, or piece of an overlong one, without its newline; `None` at the end.
-    async fn next(&mut self) -> Option<Vec<u8>> {
-        loop {
-            if let Some(at) = self.buffer[self.scanned..].iter().position(|&b| b == b'\n') {
-                let rest = self.buffer.split_off(self.scanned + at + 1);
-                let mut line = std::mem::replace(&mut self.buffer, rest);
-                self.scanned = 0;
-                line.pop();
+    /// The next line, or piece of an overlong one; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        while !self.ended {
+            if let Some(line) = self.cutter.next() {
                 return Some(line);
             }
-            self.scanned = self.buffer.len();
-            let full = self.buffer.len() >= MAX_LINE;
-            let ended = !full && !matches!(self.pipe.read_buf(&mut self.buffer).await, Ok(1..));
-            if full || ended {
-                self.scanned = 0;
-                let line = std::mem::take(&mut self.buffer);
-                return (!line.is_empty()).then_some(line);
-            }
+            self.cutter.buffer.reserve(READ);
+            self.ended = !matches!(self.pipe.read_buf(&mut self.cutter.buffer).await, Ok(1..));
         }
+        self.cutter.next().or_else(|| std::mem::take(&mut self.cutter).rest())
     }
 
-    async fn drain(mut self, lines: Lines) {
+    async fn drain(mut self, source: Source, lines: Lines) {
         while let Some(line) = self.next().await {
-            lines.take(&line);
+            lines.take(source, &line);
         }
+    }
+}
+
+/// Cuts bytes into lines of a bounded length.
+#[derive(Debug, Default)]
+pub(crate) struct LineCutter {
+    buffer: BytesMut,
+    /// Bytes of it that hold no newline.
+    scanned: usize,
+}
+
+impl LineCutter {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next line without its newline, or a piece of [`MAX_LINE`] bytes of an overlong one.
+    pub(crate) fn next(&mut self) -> Option<Bytes> {
+        let newline = self.buffer[self.scanned..].iter().position(|&b| b == b'\n');
+        let at = newline.map(|at| self.scanned + at);
+        let (end, skip) = match at {
+            Some(at) if at <= MAX_LINE => (at, 1),
+            _ if self.buffer.len() >= MAX_LINE => (MAX_LINE, 0),
+            _ => {
+                self.scanned = self.buffer.len();
+                return None;
+            }
+        };
+        self.scanned = 0;
+        let line = self.buffer.split_to(end).freeze();
+        self.buffer.advance(skip);
+        Some(line)
+    }
+
+    /// What is left at the end.
+    pub(crate) fn rest(self) -> Option<Bytes> {
+        (!self.buffer.is_empty()).then(|| self.buffer.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(pieces: &[&[u8]]) -> Vec<Bytes> {
+        let (mut cutter, mut lines) = (LineCutter::default(), Vec::new());
+        for piece in pieces {
+            cutter.push(piece);
+            lines.extend(std::iter::from_fn(|| cutter.next()));
+        }
+        lines.extend(cutter.rest());
+        lines
+    }
+
+    #[test]
+    fn lines_come_out_as_they_went_in() {
+        assert_eq!(cut(&[b"a\n\nb", b"c", b"\nd"]), [&b"a"[..], b"", b"bc", b"d"]);
+        assert_eq!(cut(&[b"a\n"]), ["a"]);
+        assert!(cut(&[b""]).is_empty());
+    }
+
+    #[test]
+    fn overlong_lines_come_in_pieces() {
+        let long = vec![b'x'; 70_000];
+        let lines = cut(&[&long, b"\nnext\n"]);
+        assert_eq!(lines, [&long[..MAX_LINE], &long[MAX_LINE..], b"next"]);
+        let exact = vec![b'y'; MAX_LINE];
+        assert_eq!(cut(&[&exact, b"\n"]).concat(), exact);
     }
 }

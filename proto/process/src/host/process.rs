@@ -1,4 +1,4 @@
-//! The child's whole life in one place: spawn, wait, kill its group, reap.
+//! The plain process: the child's whole life in one place, from spawn to reaped.
 //!
 //! Each plugin has a thread of its own that spawns it and waits for it. The kernel sends the
 //! parent-death signal when the *thread* that spawned ends, so that thread must live as long as
@@ -10,15 +10,14 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{oneshot, watch};
 
-use super::output::Pipes;
+use super::runner::{Instance, Runner, Running};
 
 /// What is to be run: an open file, and the path it was opened by (its name for `ps`, and what is
 /// executed where the system cannot execute open files).
@@ -30,29 +29,42 @@ pub struct Executable {
     pub path: PathBuf,
 }
 
+impl Executable {
+    /// Opens a file that needs no check.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref();
+        Ok(Self { file: File::open(path)?, path: path.to_owned() })
+    }
+}
+
+/// A child in a process group of its own, without stdin, that dies with this process.
+impl Runner for Executable {
+    async fn start(self, environment: Vec<(OsString, OsString)>) -> io::Result<Running> {
+        let (started, outcome) = oneshot::channel();
+        let command = command(self, environment)?;
+        std::thread::Builder::new()
+            .name("plugin-parent".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || live(command, started))?;
+        let (process, stdout, stderr) =
+            outcome.await.map_err(|_| io::Error::other("the thread that starts plugins ended"))??;
+        Ok(Running {
+            stdout: Box::new(Receiver::from_owned_fd(stdout)?),
+            stderr: Box::new(Receiver::from_owned_fd(stderr)?),
+            instance: Box::new(process),
+        })
+    }
+}
+
 /// A child and its exit status, once there is one.
 #[derive(Debug)]
-pub(super) struct Process {
+struct Process {
     id: u32,
     pidfd: OwnedFd,
     exit: watch::Receiver<Option<ExitStatus>>,
-}
-
-/// Starts the child on a thread of its own.
-pub(super) async fn spawn(
-    executable: Executable,
-    environment: Vec<(OsString, OsString)>,
-) -> io::Result<(Process, Pipes)> {
-    let (started, outcome) = oneshot::channel();
-    let command = command(executable, environment)?;
-    std::thread::Builder::new()
-        .name("plugin-parent".to_owned())
-        .stack_size(256 * 1024)
-        .spawn(move || live(command, started))?;
-    let (process, stdout, stderr) =
-        outcome.await.map_err(|_| io::Error::other("the thread that starts plugins ended"))??;
-    let pipes = Pipes { stdout: Receiver::from_owned_fd(stdout)?, stderr: Receiver::from_owned_fd(stderr)? };
-    Ok((process, pipes))
 }
 
 type Started = io::Result<(Process, OwnedFd, OwnedFd)>;
@@ -98,39 +110,26 @@ fn pid_of(child: &Child) -> io::Result<Pid> {
         .ok_or_else(|| io::Error::other("the child has no process id"))
 }
 
-impl Process {
-    pub(super) fn id(&self) -> u32 {
-        self.id
+impl Instance for Process {
+    fn id(&self) -> Option<u32> {
+        Some(self.id)
     }
 
-    /// The exit status, once the process was reaped.
-    pub(super) async fn wait(&self) -> ExitStatus {
-        let mut exit = self.exit.clone();
-        loop {
-            if let Some(status) = *exit.borrow_and_update() {
-                return status;
-            }
-            if exit.changed().await.is_err() {
-                // Only when waiting itself failed: there is no such child any more.
-                return ExitStatus::default();
-            }
-        }
+    fn exit(&self) -> watch::Receiver<Option<ExitStatus>> {
+        self.exit.clone()
     }
 
-    /// The exit status, if it comes within this time.
-    pub(super) async fn exited(&self, within: Duration) -> Option<ExitStatus> {
-        tokio::time::timeout(within, self.wait()).await.ok()
-    }
-
-    pub(super) fn terminate(&self) {
+    fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
     /// The group follows when the child is reaped.
-    pub(super) fn kill(&self) {
+    fn kill(&self) {
         self.signal(Signal::KILL);
     }
+}
 
+impl Process {
     /// By file descriptor, so that no other process can be meant, however late.
     fn signal(&self, signal: Signal) {
         let _ = rustix::process::pidfd_send_signal(self.pidfd.as_fd(), signal);

@@ -1,9 +1,13 @@
 //! The one order a plugin gets: leave.
 
 use std::io;
+use std::pin::Pin;
 
+use futures_util::{Stream, StreamExt as _};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 
 /// Tells every part of a plugin that it is to leave. Clones share the order.
 #[derive(Debug, Clone)]
@@ -28,6 +32,15 @@ impl Leave {
             // The sender lives as long as whoever waits: an error cannot come before the order.
             let _ = order.wait_for(|asked| *asked).await;
         }
+    }
+
+    /// What is received, as the answer to a call, until the order: a server waits for its streams.
+    pub(super) fn until<T: Send + 'static>(
+        &self,
+        receiver: mpsc::Receiver<T>,
+    ) -> Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>> {
+        let asked = Box::pin(self.asked());
+        Box::pin(ReceiverStream::new(receiver).map(Ok).take_until(asked))
     }
 
     /// SIGTERM is the order; SIGINT is ignored, since Ctrl-C is the host's to handle.

@@ -13,7 +13,6 @@ use std::thread;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Leave;
@@ -29,7 +28,7 @@ const PIECE: usize = 1024;
 /// The service. Its stream can be had once.
 #[derive(Debug)]
 pub(super) struct Stdio {
-    pieces: Mutex<Option<mpsc::Receiver<Bytes>>>,
+    pieces: Mutex<Option<mpsc::Receiver<StdioData>>>,
     leave: Leave,
 }
 
@@ -45,15 +44,27 @@ impl Stdio {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         rustix::stdio::dup2_stdout(writer)?;
         let (sender, pieces) = mpsc::channel(WAITING);
-        let mut reader = std::fs::File::from(reader);
-        thread::Builder::new().name("stdout".to_owned()).stack_size(64 * 1024).spawn(move || {
-            let mut piece = [0; PIECE];
-            while let Ok(count @ 1..) = reader.read(&mut piece) {
-                // Dropped when nobody takes them: what prints must not wait for who reads.
-                let _ = sender.try_send(Bytes::copy_from_slice(&piece[..count]));
-            }
-        })?;
+        thread::Builder::new()
+            .name("stdout".to_owned())
+            .stack_size(64 * 1024)
+            .spawn(move || forward(reader.into(), &sender))?;
         Ok(Self { pieces: Mutex::new(Some(pieces)), leave })
+    }
+}
+
+/// Hands on what is read. What nobody takes in time is dropped, and counted in the stream itself:
+/// what prints must not wait for who reads.
+fn forward(mut stdout: std::fs::File, sender: &mpsc::Sender<StdioData>) {
+    let mut piece = [0; PIECE];
+    let mut dropped = 0;
+    let send = |data| sender.try_send(StdioData { channel: Channel::Stdout.into(), data }).is_ok();
+    while let Ok(count @ 1..) = stdout.read(&mut piece) {
+        if dropped > 0 && send(format!("\n[{dropped} bytes of output were dropped]\n").into()) {
+            dropped = 0;
+        }
+        if dropped > 0 || !send(Bytes::copy_from_slice(&piece[..count])) {
+            dropped += count;
+        }
     }
 }
 
@@ -63,27 +74,9 @@ impl GrpcStdio for Stdio {
 
     async fn stream_stdio(&self, _: Request<()>) -> Result<Response<Self::StreamStdioStream>, Status> {
         let taken = self.pieces.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut pieces) = taken else {
-            return Err(Status::failed_precondition("the output is already streamed to somebody"));
-        };
-        let (sender, stream) = mpsc::channel(1);
-        let leave = self.leave.asked();
-        // The stream ends with the order to leave: the server waits for it.
-        tokio::spawn(async move {
-            let forward = async {
-                while let Some(data) = pieces.recv().await {
-                    let data = StdioData { channel: Channel::Stdout.into(), data };
-                    if sender.send(Ok(data)).await.is_err() {
-                        return;
-                    }
-                }
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                () = forward => {}
-                () = leave => {}
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        match taken {
+            Some(pieces) => Ok(Response::new(self.leave.until(pieces))),
+            None => Err(Status::failed_precondition("the output is already streamed to somebody")),
+        }
     }
 }

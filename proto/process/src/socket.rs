@@ -1,6 +1,8 @@
-//! Connections to a plugin, in plaintext or by TLS.
+//! Listening sockets and the connections to them, in plaintext or by TLS: a plugin's own, and those
+//! that the broker makes on either side.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,16 +16,69 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
+use crate::peer::Peer;
+
 /// Connections that wait to be served. A host makes one.
 const BACKLOG: usize = 8;
 
+/// A listening socket whose file is removed with it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    path: PathBuf,
+    listener: std::os::unix::net::UnixListener,
+}
+
+impl Socket {
+    pub(crate) fn bind(folder: &Path, name: &str) -> Result<Self, ListenError> {
+        let path = folder.join(name);
+        let bind = || {
+            let listener = std::os::unix::net::UnixListener::bind(&path)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        match bind() {
+            Ok(listener) => Ok(Self { path, listener }),
+            Err(source) => Err(ListenError { path, source }),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The connections that `peer` makes to it.
+    pub(crate) fn incoming(
+        &self,
+        peer: Peer,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Result<Incoming, ListenError> {
+        let listener = self.listener.try_clone().and_then(UnixListener::from_std);
+        let listen = |source| ListenError { path: self.path.clone(), source };
+        Ok(Incoming::new(listener.map_err(listen)?, peer, tls))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// A socket that cannot be listened at.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen at {}: {source}", path.display())]
+pub struct ListenError {
+    path: PathBuf,
+    source: io::Error,
+}
+
 /// The connections to one socket, as they are ready.
 #[derive(Debug)]
-pub(super) struct Incoming(mpsc::Receiver<io::Result<Connection>>);
+pub(crate) struct Incoming(mpsc::Receiver<io::Result<Connection>>);
 
 /// One connection.
 #[derive(Debug)]
-pub(super) enum Connection {
+pub(crate) enum Connection {
     Plain(UnixStream),
     Tls(Box<TlsStream<UnixStream>>),
 }
@@ -31,31 +86,36 @@ pub(super) enum Connection {
 impl Incoming {
     /// Accepts connections until nobody takes them any more. A TLS handshake has a task of its own:
     /// one that never ends holds up no other.
-    pub(super) fn new(listener: UnixListener, tls: Option<Arc<ServerConfig>>) -> Self {
+    fn new(listener: UnixListener, peer: Peer, tls: Option<Arc<ServerConfig>>) -> Self {
         let (connections, incoming) = mpsc::channel(BACKLOG);
         let acceptor = tls.map(TlsAcceptor::from);
         tokio::spawn(async move {
-            while !connections.is_closed() {
-                let Ok((stream, _)) = listener.accept().await else { return };
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = connections.closed() => return,
+                };
+                let Ok((stream, _)) = accepted else { return };
                 let (connections, acceptor) = (connections.clone(), acceptor.clone());
                 tokio::spawn(async move {
-                    let ready = match acceptor {
-                        None => Connection::Plain(stream),
-                        Some(acceptor) => match acceptor.accept(stream).await {
-                            Ok(stream) => Connection::Tls(Box::new(stream)),
-                            Err(e) => {
-                                tracing::warn!("a connection was refused: {e}");
-                                return;
-                            }
-                        },
-                    };
-                    // Nobody serves any more.
-                    let _ = connections.send(Ok(ready)).await;
+                    match admit(stream, peer, acceptor).await {
+                        // Nobody may serve any more.
+                        Ok(connection) => drop(connections.send(Ok(connection)).await),
+                        Err(e) => tracing::warn!("a connection was refused: {e}"),
+                    }
                 });
             }
         });
         Self(incoming)
     }
+}
+
+async fn admit(stream: UnixStream, peer: Peer, acceptor: Option<TlsAcceptor>) -> io::Result<Connection> {
+    peer.check(&stream).map_err(io::Error::other)?;
+    Ok(match acceptor {
+        None => Connection::Plain(stream),
+        Some(acceptor) => Connection::Tls(Box::new(acceptor.accept(stream).await?)),
+    })
 }
 
 impl Stream for Incoming {

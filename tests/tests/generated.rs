@@ -1,0 +1,21 @@
+//! The generated code in the repository is what the .proto files give.
+
+use std::path::Path;
+
+#[test]
+fn generated_code_is_current() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let fresh = tempfile::tempdir().unwrap();
+    let files = protox::compile(["pairing.proto"], [root.join("go/pairing")]).unwrap();
+    tonic_prost_build::configure().out_dir(fresh.path()).compile_fds(files).unwrap();
+    let fresh = std::fs::read_to_string(fresh.path().join("pairing.rs")).unwrap();
+    let committed = root.join("src/generated/pairing.rs");
+    if std::env::var_os("KM_REGENERATE").is_some() {
+        std::fs::write(&committed, &fresh).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(&committed).unwrap_or_default() == fresh,
+        "{} is not what the .proto gives: KM_REGENERATE=1 cargo test -p km-tests --test generated",
+        committed.display()
+    );
+}
