@@ -11,8 +11,9 @@ use greeter::greeter_client::GreeterClient;
 
 /// Generated from `greeter.proto` by tonic-prost-build.
 #[allow(unreachable_pub, dead_code)]
-#[path = "greeter/greeter.rs"]
-mod greeter;
+mod greeter {
+    include!("greeter/greeter.rs");
+}
 
 /// Host and plugin agree on it.
 const COOKIE: Cookie = Cookie { key: "GREETER_PLUGIN", value: "hello" };

@@ -9,8 +9,9 @@ use tonic::{Request, Response, Status};
 
 /// Generated from `greeter.proto` by tonic-prost-build.
 #[allow(unreachable_pub, dead_code)]
-#[path = "greeter/greeter.rs"]
-mod greeter;
+mod greeter {
+    include!("greeter/greeter.rs");
+}
 
 /// Host and plugin agree on it.
 const COOKIE: Cookie = Cookie { key: "GREETER_PLUGIN", value: "hello" };

@@ -15,6 +15,8 @@ mod sockets;
 
 pub use error::{PluginError, Trouble};
 pub use log::{Level, LogEntry};
+#[cfg(fuzzing)]
+pub use output::cut_lines;
 pub use output::{LineSink, Source};
 pub use plugin::PluginProcess;
 pub use process::Executable;

@@ -215,19 +215,22 @@ impl LineCutter {
     }
 }
 
+/// Cuts pieces of output as they come into lines.
+#[cfg(any(test, fuzzing))]
+#[allow(unreachable_pub)]
+pub fn cut_lines(pieces: &[&[u8]]) -> Vec<Bytes> {
+    let (mut cutter, mut lines) = (LineCutter::default(), Vec::new());
+    for piece in pieces {
+        cutter.push(piece);
+        lines.extend(std::iter::from_fn(|| cutter.next()));
+    }
+    lines.extend(cutter.rest());
+    lines
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn cut(pieces: &[&[u8]]) -> Vec<Bytes> {
-        let (mut cutter, mut lines) = (LineCutter::default(), Vec::new());
-        for piece in pieces {
-            cutter.push(piece);
-            lines.extend(std::iter::from_fn(|| cutter.next()));
-        }
-        lines.extend(cutter.rest());
-        lines
-    }
+    use super::{cut_lines as cut, *};
 
     #[test]
     fn lines_come_out_as_they_went_in() {
