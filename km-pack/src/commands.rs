@@ -3,8 +3,10 @@
 mod build;
 mod inspect;
 mod keygen;
+mod test;
 mod verify;
 
+use std::io::Read as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,6 +15,7 @@ use km_cli::{CommonArgs, Output, Shell};
 use km_package::failure::{Failure, Kind};
 use serde::Serialize;
 
+use crate::conformance;
 use crate::environment::{self, Environment};
 
 /// Builds, stamps, signs and inspects Kilometers plugin packages.
@@ -34,6 +37,7 @@ enum Command {
     Build(build::Build),
     Verify(verify::Verify),
     Inspect(inspect::Inspect),
+    Test(test::Test),
     /// Print the completion script for a shell
     #[command(after_help = "Example:\n  km-pack completions bash > /etc/bash_completion.d/km-pack")]
     Completions {
@@ -50,6 +54,15 @@ impl km_cli::Command for KmPack {
 
 /// The body of `main`.
 pub fn main() -> ExitCode {
+    if let Some(plugin) = environment::conformance_host() {
+        return match conformance::hold(plugin) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     km_cli::main(environment::arguments(), &environment::log_settings(), run)
 }
 
@@ -60,6 +73,7 @@ fn run(args: &KmPack, output: &Output) -> Result<ExitCode, Failure> {
         Command::Build(command) => command.run(&environment, output),
         Command::Verify(command) => command.run(&environment, output),
         Command::Inspect(command) => command.run(&environment, output),
+        Command::Test(command) => return command.run(&environment, output),
         Command::Completions { shell } => {
             let script = km_cli::completions::<KmPack>(*shell);
             output.result(&Completions { script: &script }, &script);
@@ -89,4 +103,22 @@ fn open_package(path: &Path) -> Result<(std::fs::File, u64), Failure> {
         ));
     }
     Ok((file, metadata.len()))
+}
+
+/// An API key as it was given: `-` reads it from stdin, so that it stands in no process list.
+fn read_api_key(given: Option<&str>) -> Result<Option<String>, Failure> {
+    let key = match given {
+        Some("-") => {
+            let mut text = String::new();
+            std::io::stdin().take(64 * 1024).read_to_string(&mut text).map_err(|e| {
+                Failure::new(Kind::Local, format_args!("cannot read the API key from stdin: {e}"))
+            })?;
+            Some(text.trim().to_owned())
+        }
+        other => other.map(str::to_owned),
+    };
+    match key {
+        Some(key) if key.is_empty() => Err(Failure::new(Kind::Usage, "the API key is empty")),
+        key => Ok(key),
+    }
 }

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 
 use km_cli::Settings;
 
+/// `KM_PACK_CONFORMANCE_HOST`: set by `km-pack test` for the host that it starts to kill it; the
+/// plugin's path.
+pub(crate) const CONFORMANCE_HOST: &str = "KM_PACK_CONFORMANCE_HOST";
+
 /// Everything that `km-pack` takes from its environment.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
@@ -38,6 +42,11 @@ impl Environment {
             current_dir: env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
         }
     }
+}
+
+/// The plugin to hold, if this process is the host that `km-pack test` kills.
+pub(crate) fn conformance_host() -> Option<PathBuf> {
+    env::var_os(CONFORMANCE_HOST).map(PathBuf::from)
 }
 
 /// `KM_DEBUG` and `KM_LOG`.

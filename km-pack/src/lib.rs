@@ -7,6 +7,8 @@
 //! SourceTree → Compiled  → Stamped   → Unsigned   → Signed   → PackageFile
 //! ```
 //!
+//! [`conformance`] checks what a plugin does.
+//!
 //! [`plan`] decides everything before anything is touched. Only [`sign`] reads private keys, only
 //! [`compile`] starts processes, only [`environment`] reads the environment.
 
@@ -15,6 +17,7 @@
 pub mod archive;
 pub mod commands;
 pub mod compile;
+pub mod conformance;
 pub mod environment;
 pub mod manifest;
 pub mod plan;

@@ -1,11 +1,10 @@
 //! `km-pack build`
 
-use std::io::Read as _;
 use std::path::PathBuf;
 
 use clap::Args;
 use km_cli::Output;
-use km_package::failure::{Failure, Kind};
+use km_package::failure::Failure;
 use km_package::name::CustomerId;
 use km_package::tier::Tier;
 use serde::Serialize;
@@ -106,30 +105,13 @@ impl Build {
             plugin: self.plugin.clone(),
             customer: self.customer.clone(),
             tier: self.tier,
-            api_key: self.api_key()?,
+            api_key: super::read_api_key(self.api_key.as_deref())?,
             target: self.target.clone(),
             sequence: self.sequence,
             key: self.key.clone(),
             out: self.out.clone(),
             debug: self.debug,
         })
-    }
-
-    fn api_key(&self) -> Result<Option<String>, Failure> {
-        let key = match self.api_key.as_deref() {
-            Some("-") => {
-                let mut text = String::new();
-                std::io::stdin().take(64 * 1024).read_to_string(&mut text).map_err(|e| {
-                    Failure::new(Kind::Local, format_args!("cannot read the API key from stdin: {e}"))
-                })?;
-                Some(text.trim().to_owned())
-            }
-            other => other.map(str::to_owned),
-        };
-        match key {
-            Some(key) if key.is_empty() => Err(Failure::new(Kind::Usage, "the API key is empty")),
-            key => Ok(key),
-        }
     }
 }
 

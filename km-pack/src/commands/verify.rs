@@ -9,7 +9,7 @@ use km_package::failure::{Failure, Kind};
 use km_package::key::{PublicKey, TrustedKeys};
 use km_package::manifest::Time;
 use km_package::platform::Platform;
-use km_package::verify::{Context, Discard, Purpose, UntrustedPackage, verify};
+use km_package::verify::{Context, Discard, Purpose, Sink, UntrustedPackage, Verified, verify};
 use serde::Serialize;
 
 use crate::environment::Environment;
@@ -47,13 +47,14 @@ struct VerifiedPackage {
 
 impl Verify {
     pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<(), Failure> {
-        let keys = self.keys(environment)?;
-        let context = self.context()?;
+        let keys = trusted_keys(&self.key, environment)?;
+        let context = context(self.platform.as_ref())?;
         let (mut packages, mut failures) = (Vec::new(), Vec::new());
         let mut text = String::new();
         for path in &self.packages {
-            match check(path, &keys, &context, output) {
-                Ok(key_ids) => {
+            match verify_package(path, Discard, &keys, &context, output) {
+                Ok(verified) => {
+                    let key_ids: Vec<String> = verified.signers().iter().map(ToString::to_string).collect();
                     text += &format!("{}: good, signed by {}\n", path.display(), key_ids.join(", "));
                     packages.push(VerifiedPackage { path: path.clone(), ok: true, key_ids });
                 }
@@ -72,55 +73,55 @@ impl Verify {
         }
         Err(first)
     }
-
-    fn context(&self) -> Result<Context<'static>, Failure> {
-        let platform = match &self.platform {
-            Some(platform) => platform.clone(),
-            None => Platform::current().map_err(|e| Failure::new(Kind::Failed, e))?,
-        };
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let now = Time::from_unix(seconds)
-            .ok_or_else(|| Failure::new(Kind::Failed, "this machine's clock is after the year 2242"))?;
-        let purpose = Purpose::Install { now, highest_sequence: &|_, _| None };
-        Ok(Context { purpose, customer: None, platform, protocols: PROTOCOLS.to_vec() })
-    }
-
-    fn keys(&self, environment: &Environment) -> Result<TrustedKeys, Failure> {
-        if !self.key.is_empty() {
-            return self
-                .key
-                .iter()
-                .map(|path| read_public_key(&environment.current_dir.join(path)))
-                .collect();
-        }
-        let mut keys = Vec::new();
-        for folder in ["keys", "keys/trusted"] {
-            for path in public_keys_in(&environment.current_dir.join(folder)) {
-                keys.push(read_public_key(&path)?);
-            }
-        }
-        if environment.signing_key.is_some() {
-            keys.push(*SigningKey::load(None, environment)?.public());
-        }
-        if keys.is_empty() {
-            return Err(Failure::new(Kind::NotFound, "no public key to verify with")
-                .help("name the public key of the release with --key release.pub.pem"));
-        }
-        Ok(keys.into_iter().collect())
-    }
 }
 
-fn check(
+/// What packages are judged against here.
+pub(super) fn context(platform: Option<&Platform>) -> Result<Context<'static>, Failure> {
+    let platform = match platform {
+        Some(platform) => platform.clone(),
+        None => Platform::current().map_err(|e| Failure::new(Kind::Failed, e))?,
+    };
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let now = Time::from_unix(seconds)
+        .ok_or_else(|| Failure::new(Kind::Failed, "this machine's clock is after the year 2242"))?;
+    let purpose = Purpose::Install { now, highest_sequence: &|_, _| None };
+    Ok(Context { purpose, customer: None, platform, protocols: PROTOCOLS.to_vec() })
+}
+
+/// The keys that were named, else those that lie where keys lie.
+pub(super) fn trusted_keys(named: &[PathBuf], environment: &Environment) -> Result<TrustedKeys, Failure> {
+    if !named.is_empty() {
+        return named.iter().map(|path| read_public_key(&environment.current_dir.join(path))).collect();
+    }
+    let mut keys = Vec::new();
+    for folder in ["keys", "keys/trusted"] {
+        for path in public_keys_in(&environment.current_dir.join(folder)) {
+            keys.push(read_public_key(&path)?);
+        }
+    }
+    if environment.signing_key.is_some() {
+        keys.push(*SigningKey::load(None, environment)?.public());
+    }
+    if keys.is_empty() {
+        return Err(Failure::new(Kind::NotFound, "no public key to verify with")
+            .help("name the public key of the release with --key release.pub.pem"));
+    }
+    Ok(keys.into_iter().collect())
+}
+
+/// Verifies a package; its files go into the sink.
+pub(super) fn verify_package<K: Sink>(
     path: &Path,
+    sink: K,
     keys: &TrustedKeys,
     context: &Context<'_>,
     output: &Output,
-) -> Result<Vec<String>, Failure> {
+) -> Result<Verified<K>, Failure> {
     let (file, length) = super::open_package(path)?;
     let progress = output.progress();
-    let package = UntrustedPackage::open(progress.reading(file, length, "verifying"), Discard)?;
+    let package = UntrustedPackage::open(progress.reading(file, length, "verifying"), sink)?;
     let verified = verify(package, keys, context)?;
-    Ok(verified.signers().iter().map(ToString::to_string).collect())
+    Ok(verified)
 }
 
 fn public_keys_in(folder: &Path) -> Vec<PathBuf> {

@@ -176,7 +176,8 @@ fn is_ignored(signal: i32) -> bool {
     asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
-/// Ends what is left of the server when its guard was killed: it has become this process's own.
+/// Ends what has become this process's own: what plugins started and left, and all that is left of
+/// the server when its guard was killed. At the end of a session only: plugins are children, too.
 pub(crate) fn end_orphans() {
     kill_descendants(Signal::KILL);
 }

@@ -1,7 +1,6 @@
 //! From a verified file to a process that has shaken hands.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use km_package::name::PluginName;
 use km_package::tier::Tier;
 
 use super::PluginFailure;
+use crate::monitor::Remarks;
 use crate::paths::Home;
 use crate::store::Runnable;
 
@@ -93,7 +93,6 @@ fn lines_of(name: &PluginName) -> LineSink {
         }
         let line = entry.map_or_else(|| line.to_vec(), |entry| entry.to_string().into_bytes());
         let whole = [prefix.as_bytes(), &line, b"\n"].concat();
-        // A stderr that nobody reads any more is no reason to stop.
-        let _ = std::io::stderr().write_all(&whole);
+        Remarks.write(whole);
     })
 }

@@ -1,32 +1,139 @@
-//! What `km` itself has to say during a session: on stderr, never in anybody's way.
+//! What `km` itself and its plugins have to say during a session: on stderr, never in anybody's way.
+//!
+//! Some clients never read the stderr of a server. From [`Remarks::start`] on a thread of its own
+//! writes, and who has something to say waits for nothing: what does not fit is dropped, and counted.
 
-use std::io::Write as _;
-use std::sync::mpsc;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::io::{self, Write as _};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Says things on stderr, marked as `km`'s own.
+/// Most bytes that wait for stderr.
+const WAITING: usize = 1 << 20;
+
+/// Says things on stderr.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Remarks;
 
+/// Lines on their way to stderr. One for the process, as stderr is.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+#[derive(Debug, Default)]
+struct Lines {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Lines that did not fit since the last that did.
+    dropped: u64,
+    /// One is being written.
+    writing: bool,
+}
+
 impl Remarks {
-    /// One line, in one piece. A stderr that nobody reads any more is no reason to stop.
-    pub(crate) fn say(self, text: &str) {
-        let _ = std::io::stderr().write_all(format!("km: {text}\n").as_bytes());
+    /// From here on nothing waits for stderr.
+    pub(crate) fn start(self) -> io::Result<()> {
+        let lines = LINES.get_or_init(Lines::default);
+        // Never joined: a full stderr would hold it for ever.
+        std::thread::Builder::new().name("stderr".to_owned()).spawn(move || lines.write())?;
+        Ok(())
     }
 
-    /// The last lines of a session, as far as stderr takes them in this time.
-    pub(crate) fn say_within(self, lines: Vec<String>, time: Duration) {
-        if lines.is_empty() {
+    /// One line of `km`'s own, in one piece.
+    pub(crate) fn say(self, text: &str) {
+        self.write(format!("km: {text}\n").into_bytes());
+    }
+
+    /// One line, with its newline, in one piece.
+    pub(crate) fn write(self, line: Vec<u8>) {
+        match LINES.get() {
+            Some(lines) => lines.push(line),
+            // A stderr that nobody reads any more is no reason to stop.
+            None => drop(io::stderr().write_all(&line)),
+        }
+    }
+
+    /// Waits until everything was written, as far as stderr takes it in this time.
+    pub(crate) fn finish(self, time: Duration) {
+        if let Some(lines) = LINES.get() {
+            lines.drain(time);
+        }
+    }
+}
+
+impl Lines {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: Vec<u8>) {
+        let mut waiting = self.lock();
+        if waiting.bytes + line.len() > WAITING {
+            waiting.dropped += 1;
             return;
         }
-        let (done, said) = mpsc::channel();
-        let say = move || {
-            lines.iter().for_each(|line| self.say(line));
-            let _ = done.send(());
-        };
-        // Not joined: a full stderr would hold it for ever.
-        if std::thread::Builder::new().name("last-words".to_owned()).spawn(say).is_ok() {
-            let _ = said.recv_timeout(time);
+        if waiting.dropped > 0 {
+            let dropped = std::mem::take(&mut waiting.dropped);
+            let notice = format!("km: {dropped} lines were dropped here: stderr was not read in time\n");
+            waiting.bytes += notice.len();
+            waiting.lines.push_back(notice.into_bytes());
         }
+        waiting.bytes += line.len();
+        waiting.lines.push_back(line);
+        self.changed.notify_all();
+    }
+
+    fn write(&self) {
+        loop {
+            let mut waiting = self.lock();
+            let line = loop {
+                match waiting.lines.pop_front() {
+                    Some(line) => break line,
+                    None => waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                }
+            };
+            waiting.bytes -= line.len();
+            waiting.writing = true;
+            drop(waiting);
+            let _ = io::stderr().write_all(&line);
+            self.lock().writing = false;
+            self.changed.notify_all();
+        }
+    }
+
+    fn drain(&self, time: Duration) {
+        let deadline = Instant::now() + time;
+        let mut waiting = self.lock();
+        while !waiting.lines.is_empty() || waiting.writing {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_counted() {
+        let lines = Lines::default();
+        lines.push(vec![b'x'; WAITING - 1]);
+        for _ in 0..3 {
+            lines.push(b"lost\n".to_vec());
+        }
+        lines.lock().lines.pop_front();
+        lines.lock().bytes = 0;
+        lines.push(b"kept\n".to_vec());
+        let waiting: Vec<_> = lines.lock().lines.drain(..).collect();
+        let notice = b"km: 3 lines were dropped here: stderr was not read in time\n".to_vec();
+        assert_eq!(waiting, [notice, b"kept\n".to_vec()]);
     }
 }

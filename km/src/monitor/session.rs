@@ -68,6 +68,7 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
         .map_err(|e| Failure::new(Kind::Local, format_args!("cannot take over stdin and stdout: {e}")))?;
     let local = |e: io::Error| Failure::new(Kind::Local, format_args!("cannot start a thread: {e}"));
     let (events, inbox) = mpsc::channel();
+    Remarks.start().map_err(local)?;
     watch_signals(events.clone()).map_err(local)?;
     watch_server(&guard, events.clone()).map_err(local)?;
 
@@ -98,11 +99,13 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
     }
     // Ends by itself within its own deadline.
     let _ = leftovers.join();
+    // What plugins left, and the server's if its guard was killed.
+    guard::end_orphans();
     if let Err(e) = &status {
-        guard::end_orphans();
         words.push(format!("the server's guard is gone, and with it the server: {e}"));
     }
-    Remarks.say_within(words, LAST_WORDS);
+    words.iter().for_each(|words| Remarks.say(words));
+    Remarks.finish(LAST_WORDS);
     Ok(exit_code(status))
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
@@ -15,8 +16,11 @@ import (
 
 type server struct {
 	pb.UnimplementedKilometersPluginServer
-	messages int
+	authenticated atomic.Bool
+	messages      int
 }
+
+const refused = "not authenticated"
 
 func (s *server) GetName(context.Context, *pb.Empty) (*pb.StringResponse, error) {
 	name := strings.TrimPrefix(filepath.Base(os.Args[0]), "km-plugin-")
@@ -32,6 +36,7 @@ func (s *server) GetRequiredTier(context.Context, *pb.Empty) (*pb.StringResponse
 }
 
 func (s *server) Authenticate(context.Context, *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
+	s.authenticated.Store(true)
 	return &pb.AuthenticateResponse{
 		Success:      true,
 		AuthResponse: &pb.AuthResponse{Authorized: true, UserTier: "Free"},
@@ -39,6 +44,9 @@ func (s *server) Authenticate(context.Context, *pb.AuthenticateRequest) (*pb.Aut
 }
 
 func (s *server) Initialize(context.Context, *pb.InitializeRequest) (*pb.InitializeResponse, error) {
+	if !s.authenticated.Load() {
+		return &pb.InitializeResponse{Error: refused}, nil
+	}
 	return &pb.InitializeResponse{Success: true}, nil
 }
 
@@ -48,16 +56,25 @@ func (s *server) Shutdown(context.Context, *pb.ShutdownRequest) (*pb.ShutdownRes
 }
 
 func (s *server) HandleMessage(_ context.Context, r *pb.HandleMessageRequest) (*pb.HandleMessageResponse, error) {
+	if !s.authenticated.Load() {
+		return &pb.HandleMessageResponse{Error: refused}, nil
+	}
 	s.messages++
 	fmt.Println("message", r.CorrelationId, r.Direction, len(r.Data))
 	return &pb.HandleMessageResponse{Success: true}, nil
 }
 
 func (s *server) HandleError(context.Context, *pb.HandleErrorRequest) (*pb.HandleErrorResponse, error) {
+	if !s.authenticated.Load() {
+		return &pb.HandleErrorResponse{Error: refused}, nil
+	}
 	return &pb.HandleErrorResponse{Success: true}, nil
 }
 
 func (s *server) HandleStreamEvent(_ context.Context, r *pb.HandleStreamEventRequest) (*pb.HandleStreamEventResponse, error) {
+	if !s.authenticated.Load() {
+		return &pb.HandleStreamEventResponse{Error: refused}, nil
+	}
 	s.messages++
 	fmt.Println("event", r.Event.Type, r.Event.Data["size"])
 	return &pb.HandleStreamEventResponse{Success: true}, nil

@@ -1,40 +1,74 @@
 //! A plugin that behaves as badly as its name says: copied to `km-plugin-<mode>`, it finds its mode
 //! in its own file name.
 
-use std::process::ExitCode;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use km_plugin::{About, Message, Plugin, Result, Tier};
+use go_plugin::handshake::Cookie;
+use km_plugin::{About, Message, Plugin, Result, Session, Tier};
+use km_proto::v1::kilometers_plugin_server::{KilometersPlugin, KilometersPluginServer};
+use km_proto::v1::{
+    AuthResponse, AuthenticateRequest, AuthenticateResponse, Empty, HandleErrorRequest, HandleErrorResponse,
+    HandleMessageRequest, HandleMessageResponse, HandleStreamEventRequest, HandleStreamEventResponse,
+    InitializeRequest, InitializeResponse, ShutdownRequest, ShutdownResponse, StringResponse,
+};
+use km_tests::Mode;
+use tonic::{Request, Response, Status};
 
-/// How it misbehaves.
-#[derive(Debug, Clone, Copy)]
-enum Mode {
-    /// Takes ten seconds for each message.
-    Sleeps,
-    /// Dies at the third message.
-    Crashes,
-    /// Says that each message failed.
-    Fails,
-    /// Writes a lot to stderr for each message.
-    Floods,
-    /// Ends before the handshake, with a word.
-    ExitsEarly,
-    /// Needs a tier that nobody has here.
-    NeedsPro,
-    /// Behaves.
-    Counts,
+fn main() -> ExitCode {
+    let path = std::env::args().next().unwrap_or_default();
+    let file = path.rsplit('/').next().unwrap_or_default().to_owned();
+    let name = file.strip_prefix("km-plugin-").unwrap_or_default();
+    let Some(mode) = Mode::ALL.into_iter().find(|mode| mode.name() == name) else {
+        eprintln!("copy this program to km-plugin-<mode>");
+        return ExitCode::FAILURE;
+    };
+    match mode {
+        Mode::NeverStarts => stay(),
+        Mode::ExitsEarly => {
+            eprintln!("I would rather not");
+            ExitCode::from(7)
+        }
+        Mode::GarbageLine => say("1|one|unix|/nowhere|grpc|"),
+        Mode::WrongVersion => say("1|7|unix|/nowhere|grpc|"),
+        Mode::EndlessLine => loop {
+            if std::io::stdout().write_all(&[b'x'; 4096]).is_err() {
+                return ExitCode::FAILURE;
+            }
+        },
+        Mode::WrongCertificate => announce_another_certificate(),
+        Mode::RefusesAuthentication | Mode::AcceptsAnyone => serve_by_hand(mode),
+        Mode::IgnoresStop => {
+            serve(file, mode, Tier::Free);
+            // The SDK has left by now, and keeps SIGTERM from being noticed.
+            stay()
+        }
+        Mode::NeedsPro => serve(file, mode, Tier::Pro),
+        Mode::Counts
+        | Mode::Hangs
+        | Mode::AnswersLate
+        | Mode::Crashes
+        | Mode::Forks
+        | Mode::FloodsStderr
+        | Mode::Fails => serve(file, mode, Tier::Free),
+    }
 }
 
-impl Mode {
-    const ALL: [(&'static str, Self); 7] = [
-        ("sleeps", Self::Sleeps),
-        ("crashes", Self::Crashes),
-        ("fails", Self::Fails),
-        ("floods", Self::Floods),
-        ("exits-early", Self::ExitsEarly),
-        ("needs-pro", Self::NeedsPro),
-        ("counts", Self::Counts),
-    ];
+fn stay() -> ExitCode {
+    std::thread::sleep(Duration::from_secs(600));
+    ExitCode::SUCCESS
+}
+
+fn say(line: &str) -> ExitCode {
+    println!("{line}");
+    stay()
+}
+
+fn serve(file: String, mode: Mode, required_tier: Tier) -> ExitCode {
+    let about = About { package: file.leak(), version: "0.0.0", description: "misbehaves", required_tier };
+    km_plugin::serve(about, Misbehaving { mode, messages: 0 })
 }
 
 struct Misbehaving {
@@ -43,22 +77,42 @@ struct Misbehaving {
 }
 
 impl Plugin for Misbehaving {
+    fn start(&mut self, _: &Session) -> Result {
+        if self.mode == Mode::Hangs {
+            stay();
+        }
+        Ok(())
+    }
+
     fn message(&mut self, message: &Message) -> Result {
         self.messages += 1;
         match self.mode {
-            Mode::Sleeps => std::thread::sleep(Duration::from_secs(10)),
+            Mode::AnswersLate => std::thread::sleep(Duration::from_secs(10)),
             Mode::Crashes if self.messages == 3 => std::process::abort(),
             Mode::Crashes | Mode::Counts => {
-                println!(
-                    "message {} {} {}",
-                    message.correlation_id,
-                    message.direction.as_str(),
-                    message.size()
-                );
+                let direction = message.direction.as_str();
+                println!("message {} {direction} {}", message.correlation_id, message.size());
             }
             Mode::Fails => return Err("it always fails".into()),
-            Mode::Floods => eprint!("{}", "noise without end ".repeat(20_000)),
-            Mode::ExitsEarly | Mode::NeedsPro => {}
+            Mode::FloodsStderr => eprint!("{}", "noise without end ".repeat(20_000)),
+            Mode::Forks if self.messages == 1 => {
+                let mut child = Command::new("setsid");
+                // It holds the plugin's pipes open.
+                let child = child.args(["sleep", "600"]).spawn()?;
+                println!("child {}", child.id());
+            }
+            Mode::NeverStarts
+            | Mode::ExitsEarly
+            | Mode::GarbageLine
+            | Mode::EndlessLine
+            | Mode::WrongVersion
+            | Mode::WrongCertificate
+            | Mode::RefusesAuthentication
+            | Mode::AcceptsAnyone
+            | Mode::Hangs
+            | Mode::IgnoresStop
+            | Mode::Forks
+            | Mode::NeedsPro => {}
         }
         Ok(())
     }
@@ -69,24 +123,96 @@ impl Plugin for Misbehaving {
     }
 }
 
-fn main() -> ExitCode {
-    let path = std::env::args().next().unwrap_or_default();
-    let file = path.rsplit('/').next().unwrap_or_default().to_owned();
-    let name = file.strip_prefix("km-plugin-").unwrap_or_default();
-    let Some((_, mode)) = Mode::ALL.into_iter().find(|(known, _)| *known == name) else {
-        eprintln!("copy this program to km-plugin-<mode>");
-        return ExitCode::FAILURE;
-    };
-    let required_tier = match mode {
-        Mode::NeedsPro => Tier::Pro,
-        Mode::Sleeps | Mode::Crashes | Mode::Fails | Mode::Floods | Mode::ExitsEarly | Mode::Counts => {
-            Tier::Free
-        }
-    };
-    if let Mode::ExitsEarly = mode {
-        eprintln!("I would rather not");
-        return ExitCode::from(7);
+/// Two plugins that behave, of which one listens and the other's certificate is announced.
+fn announce_another_certificate() -> ExitCode {
+    let (mut listening, line) = behaving();
+    let (mut other, announced) = behaving();
+    let mut fields: Vec<&str> = line.split('|').collect();
+    if let (Some(field), Some(certificate)) = (fields.get_mut(5), announced.split('|').nth(5)) {
+        *field = certificate;
     }
-    let about = About { package: file.leak(), version: "0.0.0", description: "misbehaves", required_tier };
-    km_plugin::serve(about, Misbehaving { mode, messages: 0 })
+    println!("{}", fields.join("|"));
+    let _ = listening.wait();
+    let _ = other.kill();
+    ExitCode::SUCCESS
+}
+
+fn behaving() -> (Child, String) {
+    let mut child = Command::new("/proc/self/exe")
+        .arg0(format!("km-plugin-{}", Mode::Counts.name()))
+        // The socket is named after the process: two fit into one folder.
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+    stdout.read_line(&mut line).expect("a handshake");
+    // Closing it would tell the child that its host is gone.
+    std::mem::forget(stdout);
+    (child, line.trim().to_owned())
+}
+
+fn serve_by_hand(mode: Mode) -> ExitCode {
+    let cookie = Cookie { key: km_proto::COOKIE_KEY, value: km_proto::COOKIE_VALUE };
+    let served = go_plugin::plugin::serve(cookie, &[1], |_, routes| {
+        routes.add_service(KilometersPluginServer::new(ByHand { mode }));
+    });
+    if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Protocol 1 without the SDK, which would not let it.
+struct ByHand {
+    mode: Mode,
+}
+
+type Answer<T> = std::result::Result<Response<T>, Status>;
+
+fn text(value: &str) -> Answer<StringResponse> {
+    Ok(Response::new(StringResponse { value: value.to_owned() }))
+}
+
+#[tonic::async_trait]
+impl KilometersPlugin for ByHand {
+    async fn get_name(&self, _: Request<Empty>) -> Answer<StringResponse> {
+        text(self.mode.name())
+    }
+
+    async fn get_version(&self, _: Request<Empty>) -> Answer<StringResponse> {
+        text("0.0.0")
+    }
+
+    async fn get_required_tier(&self, _: Request<Empty>) -> Answer<StringResponse> {
+        text("Free")
+    }
+
+    async fn authenticate(&self, _: Request<AuthenticateRequest>) -> Answer<AuthenticateResponse> {
+        let authorized = self.mode == Mode::AcceptsAnyone;
+        let error = if authorized { "" } else { "I do not like you" };
+        let response = AuthResponse { authorized, user_tier: "Free".to_owned(), ..AuthResponse::default() };
+        let error = error.to_owned();
+        Ok(Response::new(AuthenticateResponse { success: authorized, error, auth_response: Some(response) }))
+    }
+
+    async fn initialize(&self, _: Request<InitializeRequest>) -> Answer<InitializeResponse> {
+        Ok(Response::new(InitializeResponse { success: true, error: String::new() }))
+    }
+
+    async fn shutdown(&self, _: Request<ShutdownRequest>) -> Answer<ShutdownResponse> {
+        Ok(Response::new(ShutdownResponse { success: true, error: String::new() }))
+    }
+
+    async fn handle_message(&self, _: Request<HandleMessageRequest>) -> Answer<HandleMessageResponse> {
+        Ok(Response::new(HandleMessageResponse { success: true, error: String::new() }))
+    }
+
+    async fn handle_error(&self, _: Request<HandleErrorRequest>) -> Answer<HandleErrorResponse> {
+        Ok(Response::new(HandleErrorResponse { success: true, error: String::new() }))
+    }
+
+    async fn handle_stream_event(
+        &self,
+        _: Request<HandleStreamEventRequest>,
+    ) -> Answer<HandleStreamEventResponse> {
+        Ok(Response::new(HandleStreamEventResponse { success: true, error: String::new() }))
+    }
 }

@@ -14,9 +14,9 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("km-cli", &["km-package"]),
     ("km-plugin", &["km-proto", "go-plugin", "km-package"]),
     ("km-plugin-console-logger", &["km-plugin"]),
-    ("km-pack", &["km-cli", "km-package"]),
+    ("km-pack", &["go-plugin", "km-cli", "km-package", "km-proto"]),
     ("km", &["km-cli", "km-package", "km-proto", "go-plugin"]),
-    ("km-tests", &["go-plugin", "km-pack", "km-package", "km-plugin"]),
+    ("km-tests", &["go-plugin", "km-pack", "km-package", "km-plugin", "km-proto"]),
 ];
 
 #[test]

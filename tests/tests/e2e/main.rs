@@ -6,6 +6,7 @@ mod architecture;
 mod authors;
 mod commands;
 mod lifecycle;
+mod misbehaviour;
 mod monitor;
 mod plugins;
 mod refusals;

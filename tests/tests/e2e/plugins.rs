@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use km_tests::{Finished, TestEnvironment, alive, binary, wait_until};
+use km_tests::{Finished, Mode, TestEnvironment, alive, binary, wait_until};
 
 use crate::lifecycle::plugin_process;
 use crate::session::Session;
 
-fn with(mode: &str) -> TestEnvironment {
+fn with(mode: Mode) -> TestEnvironment {
     let environment = TestEnvironment::empty();
-    environment.allow(&binary("misbehaving"), mode);
+    environment.allow(&binary("misbehaving"), mode.name());
     environment
 }
 
@@ -29,7 +29,7 @@ fn session(environment: &TestEnvironment, arguments: &[&str], lines: usize) -> F
 
 #[test]
 fn every_message_is_seen_once_and_in_order() {
-    let environment = with("counts");
+    let environment = with(Mode::Counts);
     let finished = session(&environment, &[], 300);
     let numbers: Vec<u64> = finished
         .stderr
@@ -42,14 +42,14 @@ fn every_message_is_seen_once_and_in_order() {
 
 #[test]
 fn messages_that_do_not_fit_into_memory_wait_on_disk() {
-    let environment = with("counts");
+    let environment = with(Mode::Counts);
     let finished = session(&environment, &["--buffer-size", "0"], 300);
     assert!(finished.stderr.contains("[counts] 600 messages"), "{}", finished.stderr);
 }
 
 #[test]
 fn a_plugin_that_is_killed_in_mid_session_comes_back_and_traffic_goes_on() {
-    let environment = with("counts");
+    let environment = with(Mode::Counts);
     let mut session = Session::start(&environment, &["--", "cat"]);
     session.send(b"{\"n\":1}\n");
     assert_eq!(session.line(), "{\"n\":1}\n");
@@ -72,12 +72,12 @@ fn a_plugin_that_is_killed_in_mid_session_comes_back_and_traffic_goes_on() {
 
 #[test]
 fn a_plugin_that_sleeps_ten_seconds_for_each_message_is_not_noticed() {
-    let environment = with("sleeps");
+    let environment = with(Mode::AnswersLate);
     let begun = Instant::now();
     let finished = session(&environment, &[], 200);
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
     assert!(
-        finished.stderr.contains("plugin sleeps: 400 of 400 messages were not delivered"),
+        finished.stderr.contains("plugin answers-late: 400 of 400 messages were not delivered"),
         "{}",
         finished.stderr
     );
@@ -85,7 +85,7 @@ fn a_plugin_that_sleeps_ten_seconds_for_each_message_is_not_noticed() {
 
 #[test]
 fn a_plugin_that_crashes_loses_the_message_that_killed_it_and_no_other() {
-    let environment = with("crashes");
+    let environment = with(Mode::Crashes);
     let finished = session(&environment, &[], 2);
     assert!(finished.stderr.contains("[crashes] message 1 "), "{}", finished.stderr);
     assert!(finished.stderr.contains("(signal 6)"), "{}", finished.stderr);
@@ -101,7 +101,7 @@ fn a_plugin_that_crashes_loses_the_message_that_killed_it_and_no_other() {
 
 #[test]
 fn a_plugin_that_ends_before_the_handshake_is_given_up_with_its_own_words() {
-    let environment = with("exits-early");
+    let environment = with(Mode::ExitsEarly);
     let mut session = Session::start(&environment, &["--", "cat"]);
     session.send(b"{}\n");
     assert_eq!(session.line(), "{}\n");
@@ -121,7 +121,7 @@ fn a_plugin_that_ends_before_the_handshake_is_given_up_with_its_own_words() {
 
 #[test]
 fn a_plugin_that_fails_or_floods_or_needs_more_is_said_once() {
-    let failing = session(&with("fails"), &[], 3);
+    let failing = session(&with(Mode::Fails), &[], 3);
     assert!(
         failing.stderr.contains(
             "6 of 6 messages were not delivered (6 failed, 0 dropped, 0 still waited at the end): 1-6"
@@ -129,8 +129,8 @@ fn a_plugin_that_fails_or_floods_or_needs_more_is_said_once() {
         "{}",
         failing.stderr
     );
-    session(&with("floods"), &[], 20);
-    let needing = session(&with("needs-pro"), &[], 3);
+    session(&with(Mode::FloodsStderr), &[], 20);
+    let needing = session(&with(Mode::NeedsPro), &[], 3);
     assert!(
         needing
             .stderr
@@ -142,7 +142,7 @@ fn a_plugin_that_fails_or_floods_or_needs_more_is_said_once() {
 
 #[test]
 fn a_stopped_plugin_does_not_hold_up_the_end() {
-    let environment = with("counts");
+    let environment = with(Mode::Counts);
     let mut session = Session::start(&environment, &["--", "cat"]);
     session.send(b"{}\n");
     assert_eq!(session.line(), "{}\n");
@@ -160,7 +160,7 @@ fn a_stopped_plugin_does_not_hold_up_the_end() {
 
 #[test]
 fn what_a_session_s_end_cuts_off_is_said_however_much_it_is() {
-    let environment = with("sleeps");
+    let environment = with(Mode::AnswersLate);
     let input = "{}\n".repeat(300_000);
     let finished = environment.km_with_input(["monitor", "--", "cat"], input.as_bytes()).expect(0);
     assert!(finished.stdout == input.as_bytes());
@@ -169,7 +169,7 @@ fn what_a_session_s_end_cuts_off_is_said_however_much_it_is() {
 
 #[test]
 fn a_live_session_shows_its_counters() {
-    let environment = with("counts");
+    let environment = with(Mode::Counts);
     let mut session = Session::start(&environment, &["--", "cat"]);
     session.send(b"{}\n");
     assert_eq!(session.line(), "{}\n");
@@ -185,7 +185,7 @@ fn a_live_session_shows_its_counters() {
 
 #[test]
 fn only_the_plugins_that_were_asked_for_are_started_and_none_before_the_first_message() {
-    let environment = with("counts");
+    let environment = with(Mode::Counts);
     environment.allow(&binary("misbehaving"), "fails");
     let finished = session(&environment, &["--plugin", "counts"], 1);
     assert!(

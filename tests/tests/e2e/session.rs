@@ -1,6 +1,7 @@
 //! A session through `km monitor`, driven line by line.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +55,14 @@ impl Session {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What the session says of itself on its control socket; nothing before it listens there.
+    pub(crate) fn report(&self, environment: &TestEnvironment) -> serde_json::Value {
+        let socket = environment.home().join(format!("run/{}.sock", self.pid()));
+        let mut document = Vec::new();
+        let asked = UnixStream::connect(socket).and_then(|mut stream| stream.read_to_end(&mut document));
+        asked.map_or(serde_json::Value::Null, |_| serde_json::from_slice(&document).expect("JSON"))
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {

@@ -12,12 +12,16 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{oneshot, watch};
 
 use super::runner::{Instance, Runner, Running};
+
+/// How long a file may be held open for writing by somebody else.
+const BUSY: Duration = Duration::from_millis(500);
 
 /// What is to be run: an open file, and the path it was opened by (its name for `ps`, and what is
 /// executed where the system cannot execute open files).
@@ -72,7 +76,7 @@ type Started = io::Result<(Process, OwnedFd, OwnedFd)>;
 /// The thread of one child: from spawn to reaped.
 fn live(mut command: Command, started: oneshot::Sender<Started>) {
     let (exit, receiver) = watch::channel(None);
-    let mut child = match command.spawn() {
+    let mut child = match spawn(&mut command) {
         Ok(child) => child,
         Err(e) => {
             let _ = started.send(Err(e));
@@ -82,6 +86,20 @@ fn live(mut command: Command, started: oneshot::Sender<Started>) {
     // Whoever gave up waiting dropped the receiver, and with it the Process, which kills.
     let _ = started.send(hand_over(&mut child, receiver));
     exit.send_replace(reap(&mut child));
+}
+
+/// A file that was just written cannot be executed while some other child, between its fork and its
+/// exec, still holds the descriptor that it was written by (ETXTBSY). That passes.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    let begun = Instant::now();
+    loop {
+        match command.spawn() {
+            Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && begun.elapsed() < BUSY => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            spawned => return spawned,
+        }
+    }
 }
 
 fn hand_over(child: &mut Child, exit: watch::Receiver<Option<ExitStatus>>) -> Started {

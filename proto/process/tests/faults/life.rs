@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use go_plugin::host::{Grace, StoppedBy, Trouble, sweep_sockets};
+use go_plugin::host::{Executable, Grace, PluginProcess, StoppedBy, Trouble, sweep_sockets};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("life::calls_in_flight_are_answered_before_the_end", drained),
         trial("life::a_dropped_plugin_is_killed", dropped),
         trial("life::what_a_plugin_leaves_running_goes_with_it", forks),
+        trial("life::a_file_that_is_just_written_is_waited_for", busy),
         trial("life::a_connection_that_nobody_offered_is_not_waited_for", broker),
     ]
 }
@@ -147,4 +148,18 @@ async fn broker() {
     let closed = "the connection that further connections are announced over has ended";
     assert_eq!(error.unwrap_err().to_string(), closed);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+async fn busy() {
+    let ground = Ground::new();
+    let path = ground.folder.path().join("plugin");
+    std::fs::copy(std::env::current_exe().unwrap(), &path).unwrap();
+    let writing = std::fs::File::options().append(true).open(&path).unwrap();
+    let host = ground.host_for(Fault::None);
+    let start = PluginProcess::start(&host, Executable::open(&path).unwrap(), ground.sink());
+    let (plugin, ()) = tokio::join!(start, async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(writing);
+    });
+    assert_eq!(greet(&plugin.unwrap()).await.unwrap(), "Good morning, you.");
 }

@@ -4,59 +4,53 @@
 //! (`tests/go`). In CI they must be there; elsewhere a machine without Node, Python, Go or network
 //! reports these tests as ignored.
 
+mod pairings;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
-use km_tests::{TestEnvironment, binary, path, workspace};
+use go_plugin::host::{Executable, Host, PluginProcess};
+use km_tests::{TestEnvironment, binary, go, pairing, path, workspace};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
     let arguments = Arguments::from_args();
-    let (tools, go) = if arguments.list { (None, None) } else { (install(), build_go()) };
-    let trials = vec![
-        trial("server_everything_with_the_python_client", tools.as_deref(), server_everything),
-        trial("server_time_in_the_current_protocol", tools.as_deref(), server_time_modern),
-        trial("server_time_with_a_client_that_falls_back", tools.as_deref(), server_time_legacy),
-        trial("a_go_host_runs_our_plugin_in_plaintext", go.as_deref(), |go| go_host(go, &[])),
-        trial("a_go_host_runs_our_plugin_with_mutual_tls", go.as_deref(), |go| go_host(go, &["-mtls"])),
-        trial("km_runs_a_go_plugin", go.as_deref(), go_plugin),
+    let nothing = || Err("listed only".to_owned());
+    let (tools, go, old) = match arguments.list {
+        true => (nothing(), nothing(), nothing()),
+        false => (install(), go::current(), go::old()),
+    };
+    let go_and_old = go.clone().and_then(|go| Ok([go, old.clone()?]));
+    let mut trials = vec![
+        trial("server_everything_with_the_python_client", &tools, |tools| server_everything(tools)),
+        trial("server_time_in_the_current_protocol", &tools, |tools| server_time_modern(tools)),
+        trial("server_time_with_a_client_that_falls_back", &tools, |tools| server_time_legacy(tools)),
+        trial("a_go_host_runs_our_plugin_in_plaintext", &go, |go| go_host(go, &[])),
+        trial("a_go_host_runs_our_plugin_with_mutual_tls", &go, |go| go_host(go, &["-mtls"])),
+        trial("km_runs_a_go_plugin", &go, |go| go_plugin(go, true)),
+        trial("km_runs_a_go_plugin_of_2019", &old, |old| go_plugin(old, false)),
+        trial("a_go_plugin_keeps_the_contract", &go, |go| conformance(go)),
+        trial("a_go_plugin_of_2019_keeps_the_contract", &old, |old| conformance(old)),
+        trial("a_go_plugin_that_cannot_listen_is_quoted", &go, |go| cannot_listen(go)),
     ];
+    trials.extend(pairings::trials(&go, &go_and_old));
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-/// A test of what lies in a folder; without it the test fails in CI and is ignored elsewhere.
-fn trial(name: &str, folder: Option<&Path>, test: fn(&Path)) -> Trial {
-    let folder = folder.map(Path::to_path_buf);
-    let ignored = folder.is_none() && std::env::var_os("CI").is_none();
-    let run = move || match folder {
-        Some(folder) => {
-            test(&folder);
+/// A test of something that had to be installed: where it is not, the test fails in CI and is
+/// ignored elsewhere.
+fn trial<T: Clone + Send + 'static>(name: &str, needs: &Result<T, String>, test: fn(&T)) -> Trial {
+    let ignored = needs.is_err() && std::env::var_os("CI").is_none();
+    let needs = needs.clone();
+    let run = move || match needs {
+        Ok(needs) => {
+            test(&needs);
             Ok(())
         }
-        None => Err(Failed::from("what it needs could not be installed; the reason stands above")),
+        Err(why) => Err(Failed::from(why)),
     };
     Trial::test(name, run).with_ignored_flag(ignored)
-}
-
-/// Builds plugin and host of `tests/go`.
-fn build_go() -> Option<PathBuf> {
-    let folder = binary("km").parent()?.parent()?.join("go-tests");
-    std::fs::create_dir_all(&folder).ok()?;
-    let built = Command::new("go")
-        .args(["build", "-o", path(&folder), "./plugin", "./host"])
-        .current_dir(workspace().join("tests/go"))
-        .output();
-    match built {
-        Ok(Output { status, .. }) if status.success() => Some(folder),
-        Ok(Output { stderr, .. }) => {
-            eprintln!("not run: go build: {}", String::from_utf8_lossy(&stderr));
-            None
-        }
-        Err(e) => {
-            eprintln!("not run: go: {e}");
-            None
-        }
-    }
 }
 
 /// The transcript of a Go host with console-logger.
@@ -84,8 +78,9 @@ fn go_host(go: &Path, arguments: &[&str]) {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// `km` with a plugin in Go: encrypted, fed in order, shown, told of what is too large, gone.
-fn go_plugin(go: &Path) {
+/// `km` with a plugin in Go: encrypted, fed in order, shown (if its go-plugin streams output), told
+/// of what is too large, gone.
+fn go_plugin(go: &Path, streams: bool) {
     let environment = TestEnvironment::empty();
     environment.allow(&go.join("plugin"), "golog");
     let status = environment.km(["plugins", "status", "--json"]).expect(0).json();
@@ -95,26 +90,56 @@ fn go_plugin(go: &Path) {
     let input = [b"{\"id\":1,\"method\":\"m\"}\n", &large[..], b"\n{}\n"].concat();
     let session = environment.km_with_input(["-v", "monitor", "--", "cat"], &input).expect(0);
     assert!(session.stdout == input);
-    for line in [
-        "[golog] message 1 inbound 21",
-        "[golog] event message_too_large 5000000",
-        "[golog] messages 6",
-        "km: plugin golog: all 6 messages were delivered",
-    ] {
+    assert!(session.stderr.contains("km: plugin golog: all 6 messages were delivered"), "{}", session.stderr);
+    let printed =
+        ["[golog] message 1 inbound 21", "[golog] event message_too_large 5000000", "[golog] messages 6"];
+    for line in printed.into_iter().filter(|_| streams) {
         assert!(session.stderr.contains(line), "{line}: {}", session.stderr);
     }
     // What its library logs for debugging is for those who ask.
     assert!(!session.stderr.contains("plugin address"), "{}", session.stderr);
 }
 
-fn install() -> Option<PathBuf> {
-    let tools = binary("km").parent()?.parent()?.join("mcp-tools");
+/// The conformance suite: what the library of Go plugins leaves undone is a warning.
+fn conformance(go: &Path) {
+    let environment = TestEnvironment::empty();
+    let plugin = environment.path("km-plugin-golog");
+    std::os::unix::fs::symlink(go.join("plugin"), &plugin).expect("a link");
+    let document = environment.km_pack(["test", path(&plugin), "--json"]).expect(0).json();
+    let checks = document["checks"].as_array().expect("checks");
+    let not_passed: Vec<String> = checks
+        .iter()
+        .filter(|check| check["outcome"] != "passed")
+        .map(|check| format!("{} {}", check["id"], check["outcome"]).replace('"', ""))
+        .collect();
+    assert_eq!(not_passed, ["wrong-key skipped", "sigterm warned", "host-gone warned"], "{document:#}");
+}
+
+/// There it exits with 0 and says why as a log entry.
+fn cannot_listen(go: &Path) {
+    let environment = TestEnvironment::empty();
+    let deep = environment.path(&"d".repeat(100));
+    std::fs::create_dir(&deep).expect("a folder");
+    let host = Host::new(pairing::COOKIE, [1], deep);
+    let executable = Executable::open(go.join("pairing-plugin")).expect("it is there");
+    let start = PluginProcess::start(&host, executable, Arc::new(|_, _: &[u8]| {}));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let error = runtime.block_on(start).map(|_| ()).expect_err("it cannot listen").to_string();
+    assert!(error.starts_with("it ended before the handshake (exit 0); it said last: "), "{error}");
+    assert!(
+        error.contains("error: plugin init error") && error.contains("bind: invalid argument"),
+        "{error}"
+    );
+}
+
+fn install() -> Result<PathBuf, String> {
+    let tools = binary("km").ancestors().nth(2).expect("target").join("mcp-tools");
     let script = workspace().join("tests/tools/install.sh");
-    let installed = Command::new("sh").arg(script).arg(&tools).output().ok()?;
-    if !installed.status.success() {
-        eprintln!("not run: tests/tools/install.sh: {}", String::from_utf8_lossy(&installed.stderr));
+    let installed = Command::new("sh").arg(script).arg(&tools).output().map_err(|e| e.to_string())?;
+    match installed.status.success() {
+        true => Ok(tools),
+        false => Err(format!("tests/tools/install.sh: {}", String::from_utf8_lossy(&installed.stderr))),
     }
-    installed.status.success().then_some(tools)
 }
 
 /// A session of the Python SDK's client with a server, recorded on both sides of `km`.
