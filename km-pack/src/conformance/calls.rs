@@ -3,6 +3,7 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use go_plugin::Channel;
 use go_plugin::handshake::RAW_OUTPUT_VARIABLE;
 use go_plugin::host::{Grace, PluginProcess, StoppedBy, Trouble};
 use km_package::name::PluginName;
@@ -15,7 +16,6 @@ use km_proto::v1::{
     HandleStreamEventRequest, InitializeRequest, PluginConfig, ShutdownRequest, StreamEvent,
 };
 use km_proto::{Direction, MAX_V1_MESSAGE};
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::ground::{Changed, Ground, Session};

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use go_plugin::Channel;
 use go_plugin::host::{Grace, PluginError, Trouble};
 use km_package::tier::Tier;
 use km_proto::event::MessageTooLarge;
@@ -12,7 +13,6 @@ use km_proto::v1::{
     AuthenticateRequest, Empty, HandleMessageRequest, HandleStreamEventRequest, InitializeRequest,
     PluginConfig, ShutdownRequest, StreamEvent,
 };
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::{PluginFailure, SpawnedPlugin};

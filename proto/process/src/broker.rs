@@ -16,9 +16,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::service::Routes;
-use tonic::transport::{Channel, Server};
+use tonic::transport::Server;
 
-use crate::channel::{self, ConnectError, WINDOW};
+use crate::channel::{self, Channel, ConnectError, WINDOW};
 use crate::handshake::Address;
 use crate::peer::Peer;
 use crate::services::ConnInfo;

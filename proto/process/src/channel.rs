@@ -2,16 +2,22 @@
 //! that the broker makes.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use hyper_util::rt::TokioIo;
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tonic::transport::{Channel, Endpoint, Uri};
-use tower::service_fn;
+use tonic::body::Body;
+use tower::Service;
 
 use crate::handshake::Address;
 use crate::peer::{Peer, Stranger};
@@ -52,21 +58,17 @@ pub(crate) async fn connect(
     tls: Option<Arc<ClientConfig>>,
 ) -> Result<Channel, ConnectError> {
     let failed = |source| ConnectError::Failed { address: address.clone(), source };
-    // The authority is the one Go hosts use; nothing is resolved.
-    let endpoint = Endpoint::from_static("http://localhost")
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW);
     let secured = match address {
         Address::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(failed)?;
             peer.check(&stream)?;
-            secure(&endpoint, stream, tls).await
+            secure(stream, tls).await
         }
         Address::Tcp(_) if tls.is_none() => return Err(ConnectError::NotEncrypted(address.clone())),
         Address::Tcp(socket) if socket.ip().is_loopback() => {
             let stream = TcpStream::connect(socket).await.map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
-            secure(&endpoint, stream, tls).await
+            secure(stream, tls).await
         }
         Address::Tcp(_) => return Err(ConnectError::NotLocal(address.clone())),
     };
@@ -82,30 +84,59 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 
 /// Does TLS here, before gRPC: a certificate that is refused is an error of the connection, not of
 /// the first call.
-async fn secure<S>(endpoint: &Endpoint, stream: S, tls: Option<Arc<ClientConfig>>) -> io::Result<Channel>
+async fn secure<S>(stream: S, tls: Option<Arc<ClientConfig>>) -> io::Result<Channel>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let channel = match tls {
-        None => connect_over(endpoint, stream).await,
+    match tls {
+        None => Channel::over(stream).await,
         Some(config) => {
             let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
-            let stream = TlsConnector::from(config).connect(name, stream).await?;
-            connect_over(endpoint, stream).await
+            Channel::over(TlsConnector::from(config).connect(name, stream).await?).await
         }
-    };
-    channel.map_err(io::Error::other)
+    }
 }
 
-/// A channel over this stream alone: tonic would reconnect, to whoever listens there by then.
-async fn connect_over<S>(endpoint: &Endpoint, stream: S) -> Result<Channel, tonic::transport::Error>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let only = Mutex::new(Some(stream));
-    let connector = service_fn(move |_: Uri| {
-        let stream = only.lock().ok().and_then(|mut only| only.take());
-        async move { stream.map(TokioIo::new).ok_or_else(|| io::Error::other("the connection has ended")) }
-    });
-    endpoint.connect_with_connector(connector).await
+/// gRPC calls over one connection. It does not reconnect: when the connection has ended, calls fail.
+/// Clones share it. Generated clients take it as they take tonic's own channel.
+#[derive(Debug, Clone)]
+pub struct Channel(SendRequest<Body>);
+
+impl Channel {
+    async fn over<S>(stream: S) -> io::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        tokio::spawn(async move {
+            // Whoever calls is told.
+            let _ = connection.await;
+        });
+        Ok(Self(requests))
+    }
+}
+
+impl Service<Request<Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let mut uri = std::mem::take(request.uri_mut()).into_parts();
+        uri.scheme = Some(Scheme::HTTP);
+        // The one Go hosts use; nothing is resolved.
+        uri.authority = Some(Authority::from_static(SERVER_NAME));
+        // A path is all that was missing.
+        *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        Box::pin(self.0.send_request(request))
+    }
 }

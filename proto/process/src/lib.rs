@@ -43,7 +43,7 @@ mod socket;
 mod tls;
 
 pub use broker::{Broker, BrokerError, Offer};
-pub use channel::ConnectError;
+pub use channel::{Channel, ConnectError};
 pub use peer::Stranger;
 pub use socket::ListenError;
 pub use tls::TlsError;

@@ -8,13 +8,13 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use go_plugin::Channel;
 use go_plugin::host::{Executable, Grace, Host, PluginProcess, StoppedBy, Tls};
 use km_tests::pairing::pairing_client::PairingClient;
 use km_tests::pairing::partner_client::PartnerClient;
 use km_tests::pairing::partner_server::PartnerServer;
 use km_tests::pairing::{Bytes, COOKIE, Connection, Empty, MAX_MESSAGE, Side, Text};
 use tonic::service::Routes;
-use tonic::transport::Channel;
 
 type Error = Box<dyn std::error::Error>;
 

@@ -11,11 +11,11 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinHandle;
-use tonic::transport::Channel;
 
 use super::error::{PluginError, Trouble};
 use super::log::LogEntry;
 use super::runner::Pipe;
+use crate::channel::Channel;
 use crate::handshake::HandshakeLine;
 use crate::services::StdioData;
 use crate::services::grpc_stdio_client::GrpcStdioClient;

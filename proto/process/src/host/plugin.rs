@@ -6,7 +6,6 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -16,7 +15,7 @@ use super::output::{LineSink, Output};
 use super::runner::{Instance, Runner, Running};
 use super::{Grace, Host, StoppedBy, Tls, sockets};
 use crate::Broker;
-use crate::channel;
+use crate::channel::{self, Channel};
 use crate::handshake::{self, HandshakeLine};
 use crate::peer::Peer;
 use crate::services::{Empty, grpc_controller_client::GrpcControllerClient};
