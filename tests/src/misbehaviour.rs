@@ -29,7 +29,7 @@ pub enum Mode {
     Crashes,
     /// Does not leave, neither asked nor told.
     IgnoresStop,
-    /// Starts a child in a session of its own that would live on.
+    /// Starts a child, and one in a session of its own, that would live on.
     Forks,
     /// Writes a lot to stderr for each message.
     FloodsStderr,

@@ -104,7 +104,7 @@ async fn ask(local: &Local, entry: &Entry) -> Health {
 async fn start(local: &Local, name: &PluginName) -> Result<Health, (&'static str, String)> {
     let refused = |failure: Failure| ("not started", failure.message);
     let runnable = store::open(&local.home, &local.trust, &local.config, name).map_err(refused)?;
-    let host = PluginHost::new(&local.home, local.environment.debug).map_err(refused)?;
+    let host = PluginHost::new(&local.home, local.environment.debug, None).map_err(refused)?;
     let spawned = host.spawn(runnable).await.map_err(|e| ("failed", e.to_string()))?;
     if let Err(e) = spawned.check_health().await {
         spawned.stop(GRACE).await;

@@ -28,6 +28,9 @@ use crate::environment;
 
 /// What `km` says to the guard: the number of a signal for the server, or this: end everything.
 const FINISH: u8 = 0;
+/// Followed by four bytes: the process group of a plugin that has started, or has ended.
+const PLUGIN_STARTED: u8 = 200;
+const PLUGIN_ENDED: u8 = 201;
 /// What the guard says to `km`, each followed by four bytes.
 const STARTED: u8 = 1;
 const NOT_STARTED: u8 = 2;
@@ -51,6 +54,19 @@ pub(crate) struct Server {
 pub(crate) struct Guard {
     socket: UnixStream,
     pid: Option<Pid>,
+}
+
+/// A plugin whose process group goes with `km`.
+#[derive(Debug)]
+pub(crate) struct WatchedPlugin {
+    guard: Arc<Guard>,
+    pid: u32,
+}
+
+impl Drop for WatchedPlugin {
+    fn drop(&mut self) {
+        tell(&self.guard.socket, PLUGIN_ENDED, self.pid.cast_signed());
+    }
 }
 
 /// Forks the guard, which starts the server.
@@ -106,6 +122,13 @@ impl Guard {
         }
     }
 
+    /// Has the guard kill a plugin's process group when `km` is gone: the kernel would kill the plugin
+    /// alone. Until the answer is dropped.
+    pub(crate) fn watch_plugin(self: &Arc<Self>, pid: u32) -> WatchedPlugin {
+        tell(&self.socket, PLUGIN_STARTED, pid.cast_signed());
+        WatchedPlugin { guard: Arc::clone(self), pid }
+    }
+
     /// Waits for the server's end.
     pub(crate) fn wait(&self) -> io::Result<ExitStatus> {
         match self.read()? {
@@ -154,11 +177,11 @@ fn guard(command: &[OsString], stdin: OwnedFd, stdout: OwnedFd, km: UnixStream) 
     }
 }
 
-fn tell(km: &UnixStream, kind: u8, value: i32) {
+fn tell(mut other: &UnixStream, kind: u8, value: i32) {
     let mut word = [kind; 5];
     word[1..].copy_from_slice(&value.to_ne_bytes());
-    let mut km = km;
-    let _ = km.write_all(&word);
+    // Whoever is gone has heard enough.
+    let _ = other.write_all(&word);
 }
 
 /// The signals that mean the server and are passed on. One that was ignored when `km` started
@@ -224,6 +247,7 @@ fn watch(mut server: Child, km: &UnixStream) -> io::Result<()> {
     let pid = Pid::from_child(&server);
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
     let mut status = None;
+    let mut plugins = Vec::new();
     loop {
         let ended = if status.is_none() { Some(pidfd.as_fd()) } else { None };
         let [km_ready, server_ended] = wait_for([Some(km.as_fd()), ended])?;
@@ -236,6 +260,13 @@ fn watch(mut server: Child, km: &UnixStream) -> io::Result<()> {
             let mut order = [FINISH];
             let mut socket = km;
             match socket.read(&mut order) {
+                Ok(1) if matches!(order[0], PLUGIN_STARTED | PLUGIN_ENDED) => {
+                    let mut group = [0; 4];
+                    socket.read_exact(&mut group)?;
+                    let group = Pid::from_raw(i32::from_ne_bytes(group));
+                    plugins.retain(|plugin| Some(*plugin) != group);
+                    plugins.extend(group.filter(|_| order[0] == PLUGIN_STARTED));
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Ok(1) if order[0] != FINISH => {
                     if let (None, Some(signal)) = (status, Signal::from_named_raw(order[0].into())) {
@@ -248,6 +279,9 @@ fn watch(mut server: Child, km: &UnixStream) -> io::Result<()> {
                 }
                 // `km` is gone, and so is everybody who could wait.
                 _ => {
+                    for plugin in plugins {
+                        let _ = rustix::process::kill_process_group(plugin, Signal::KILL);
+                    }
                     kill_descendants(Signal::KILL);
                     return Ok(());
                 }

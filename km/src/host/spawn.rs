@@ -11,6 +11,7 @@ use km_package::name::PluginName;
 use km_package::tier::Tier;
 
 use super::PluginFailure;
+use super::guard::{Guard, WatchedPlugin};
 use crate::monitor::Remarks;
 use crate::paths::Home;
 use crate::store::Runnable;
@@ -22,6 +23,8 @@ const ENVIRONMENT: [(&str, &str); 2] = [("PATH", "/usr/local/bin:/usr/bin:/bin")
 #[derive(Debug, Clone)]
 pub(crate) struct PluginHost {
     host: Host,
+    /// Sees to it that a plugin's children go with `km`, in a session.
+    guard: Option<Arc<Guard>>,
     /// Whether plugins are told to debug.
     pub(crate) debug: bool,
 }
@@ -30,6 +33,7 @@ pub(crate) struct PluginHost {
 #[derive(Debug)]
 pub(crate) struct SpawnedPlugin {
     pub(super) process: PluginProcess,
+    _watched: Option<WatchedPlugin>,
     pub(super) name: PluginName,
     /// The tier it needs, by its manifest.
     pub(super) required_tier: Tier,
@@ -38,7 +42,7 @@ pub(crate) struct SpawnedPlugin {
 }
 
 impl PluginHost {
-    pub(crate) fn new(home: &Home, debug: bool) -> Result<Self, Failure> {
+    pub(crate) fn new(home: &Home, debug: bool, guard: Option<Arc<Guard>>) -> Result<Self, Failure> {
         let socket_root = home.socket_root().map_err(|e| Failure::file("create", &home.run(), &e))?;
         // What hosts left that were killed.
         sweep_sockets(&socket_root);
@@ -48,7 +52,7 @@ impl PluginHost {
             environment: environment.to_vec(),
             ..Host::new(cookie, crate::store::PROTOCOLS, socket_root)
         };
-        Ok(Self { host, debug })
+        Ok(Self { host, guard, debug })
     }
 
     /// Starts the open file of a plugin. Its lines go to stderr, with its name.
@@ -58,7 +62,10 @@ impl PluginHost {
         let process = PluginProcess::start(&self.host, Executable { file, path }, lines_of(&name))
             .await
             .map_err(|e| PluginFailure::Crashed(e.to_string()))?;
-        Ok(SpawnedPlugin { process, name, required_tier, start_time: begun.elapsed() })
+        let start_time = begun.elapsed();
+        let watch = |guard: &Arc<Guard>| Some(guard.watch_plugin(process.id()?));
+        let watched = self.guard.as_ref().and_then(watch);
+        Ok(SpawnedPlugin { process, _watched: watched, name, required_tier, start_time })
     }
 }
 

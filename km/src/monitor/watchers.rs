@@ -18,6 +18,7 @@ use super::tap::TapReader;
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::host::PluginHost;
+use crate::host::guard::Guard;
 use crate::host::report::{Life, Report};
 use crate::host::supervise::{Context, Order, Supervisor};
 use crate::paths::Home;
@@ -62,6 +63,7 @@ impl Watchers {
         environment: Environment,
         selection: Selection,
         tap: TapReader,
+        guard: Guard,
         verbose: bool,
     ) -> io::Result<Self> {
         let (orders, receiver) = watch::channel(Order::Run);
@@ -69,7 +71,7 @@ impl Watchers {
         let queues = Arc::new(OnceLock::new());
         let found = Arc::clone(&queues);
         thread::Builder::new().name("plugins".to_owned()).spawn(move || {
-            if let Err(failure) = run(&environment, &selection, tap, receiver, &found) {
+            if let Err(failure) = run(&environment, &selection, tap, guard, receiver, &found) {
                 Remarks.say(&format!("no plugins in this session: {failure}"));
             }
             drop(running);
@@ -105,6 +107,7 @@ fn run(
     environment: &Environment,
     selection: &Selection,
     tap: TapReader,
+    guard: Guard,
     orders: watch::Receiver<Order>,
     found: &OnceLock<Vec<Arc<Queue>>>,
 ) -> Result<(), Failure> {
@@ -122,7 +125,7 @@ fn run(
         })
         .collect();
     found.get_or_init(|| watchers.iter().map(|watcher| Arc::clone(&watcher.queue)).collect());
-    let host = PluginHost::new(&home, environment.debug)?;
+    let host = PluginHost::new(&home, environment.debug, Some(Arc::new(guard)))?;
     let context = Context { home, trust, config, host, remarks: Remarks, grace: GRACE };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

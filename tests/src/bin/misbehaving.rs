@@ -96,10 +96,10 @@ impl Plugin for Misbehaving {
             Mode::Fails => return Err("it always fails".into()),
             Mode::FloodsStderr => eprint!("{}", "noise without end ".repeat(20_000)),
             Mode::Forks if self.messages == 1 => {
-                let mut child = Command::new("setsid");
-                // It holds the plugin's pipes open.
-                let child = child.args(["sleep", "600"]).spawn()?;
-                println!("child {}", child.id());
+                // Both hold the plugin's pipes open.
+                let child = Command::new("sleep").arg("600").spawn()?;
+                let stray = Command::new("setsid").args(["sleep", "600"]).spawn()?;
+                println!("child {}\nstray {}", child.id(), stray.id());
             }
             Mode::NeverStarts
             | Mode::ExitsEarly

@@ -1,6 +1,7 @@
 //! Each way in which a plugin can misbehave, and what its users see of it: who monitors, who asks
 //! for its status, and its author.
 
+use std::io::{BufRead as _, BufReader};
 use std::thread;
 
 use km_tests::{Mode, TestEnvironment, alive, binary, path, wait_until};
@@ -134,16 +135,36 @@ fn who_monitors_sees_one_line_and_the_traffic_passes() {
         }
         let finished = session.finish().expect(0);
         assert!(finished.stderr.contains(seen.monitor), "{mode:?}: {}", finished.stderr);
-        if let Some(child) = child(&finished.stderr) {
-            wait_until("the child is gone, too", || !alive(child));
+        for child in children(&finished.stderr) {
+            wait_until("what the plugin started is gone, too", || !alive(child));
         }
     });
 }
 
-/// The process that [`Mode::Forks`] started.
-fn child(stderr: &str) -> Option<u32> {
-    let line = stderr.lines().find_map(|line| line.strip_prefix("[forks] child "))?;
-    Some(line.parse().expect("a number"))
+/// The processes that [`Mode::Forks`] started: one in the plugin's group, one in a session of its own.
+fn children(stderr: &str) -> Vec<u32> {
+    let lines = stderr.lines().filter_map(|line| line.strip_prefix("[forks] "));
+    lines.filter_map(|line| line.split_once(' ')?.1.parse().ok()).collect()
+}
+
+#[test]
+fn what_a_plugin_started_goes_with_km_when_that_is_killed() {
+    let environment = with(Mode::Forks);
+    let mut session = Session::start(&environment, &["--", "cat"]);
+    session.send(b"{}\n");
+    assert_eq!(session.line(), "{}\n");
+    let mut stderr = BufReader::new(session.child.stderr.take().unwrap());
+    let mut lines = String::new();
+    while children(&lines).len() < 2 {
+        assert!(stderr.read_line(&mut lines).unwrap() > 0, "{lines}");
+    }
+    session.child.kill().unwrap();
+    session.child.wait().unwrap();
+    // The kernel tells nobody of the other, which has left its session and its group.
+    let [child, stray] = children(&lines)[..] else { panic!("{lines}") };
+    wait_until("the child is gone", || !alive(child));
+    let stray = rustix::process::Pid::from_raw(stray as i32).unwrap();
+    let _ = rustix::process::kill_process(stray, rustix::process::Signal::KILL);
 }
 
 #[test]

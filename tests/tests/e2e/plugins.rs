@@ -53,6 +53,7 @@ fn a_plugin_that_is_killed_in_mid_session_comes_back_and_traffic_goes_on() {
     let mut session = Session::start(&environment, &["--", "cat"]);
     session.send(b"{\"n\":1}\n");
     assert_eq!(session.line(), "{\"n\":1}\n");
+    wait_until("it works", || session.report(&environment)["plugins"][0]["delivered"] == 2);
     let first = plugin_process(&session);
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(first as i32).unwrap(),
@@ -66,8 +67,36 @@ fn a_plugin_that_is_killed_in_mid_session_comes_back_and_traffic_goes_on() {
     assert_ne!(first, second);
     session.send(b"{\"n\":3}\n");
     assert_eq!(session.line(), "{\"n\":3}\n");
+    // It was authenticated and initialized again: without that it takes no message.
+    wait_until("all messages are delivered", || session.report(&environment)["plugins"][0]["delivered"] == 6);
+    let report = session.report(&environment)["plugins"][0].clone();
+    assert_eq!((&report["restarts"], &report["failed"]), (&1.into(), &0.into()), "{report}");
+    let lives: Vec<&str> =
+        report["events"].as_array().unwrap().iter().map(|event| event["life"].as_str().unwrap()).collect();
+    let start = ["loading", "authenticating", "active"];
+    assert_eq!(lives, [&["discovered"], &start[..], &["error"], &start].concat(), "{report}");
+    let status = environment.km(["plugins", "status"]).expect(0);
+    assert!(status.text().contains("counts active, started again once: 6 delivered"), "{}", status.text());
     let finished = session.finish().expect(0);
     assert!(finished.stderr.contains("plugin counts died"), "{}", finished.stderr);
+}
+
+#[test]
+fn the_end_of_a_plugin_s_life_is_orderly() {
+    let environment = with(Mode::Counts);
+    let finished = session(&environment, &["-vv"], 1);
+    let lives: Vec<&str> = finished
+        .stderr
+        .lines()
+        .filter_map(|line| line.split_once("plugin counts: ").map(|(_, life)| life))
+        .filter(|life| !life.contains(' '))
+        .collect();
+    assert_eq!(
+        lives,
+        ["Loading", "Authenticating", "Active", "ShuttingDown", "Stopped"],
+        "{}",
+        finished.stderr
+    );
 }
 
 #[test]
