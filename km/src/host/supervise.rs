@@ -144,8 +144,9 @@ impl Supervisor {
             let message = tokio::select! {
                 biased;
                 _ = orders.wait_for(|order| *order == Order::Leave) => return Ok(()),
-                message = self.queue.next() => message,
+                // Before the next message: who is gone already loses none.
                 failure = plugin.died() => return Err(failure),
+                message = self.queue.next() => message,
             };
             let Some(message) = message else { return Ok(()) };
             let delivery = tokio::select! {

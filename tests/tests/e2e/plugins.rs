@@ -60,7 +60,7 @@ fn a_plugin_that_is_killed_in_mid_session_comes_back_and_traffic_goes_on() {
         rustix::process::Signal::KILL,
     )
     .unwrap();
-    wait_until("it is gone", || !alive(first));
+    wait_until("km has noticed", || session.report(&environment)["plugins"][0]["life"] != "active");
     session.send(b"{\"n\":2}\n");
     assert_eq!(session.line(), "{\"n\":2}\n");
     let second = plugin_process(&session);
