@@ -31,6 +31,9 @@ fn the_template_is_a_plugin_outside_of_this_repository() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let package = document["packages"][0]["path"].as_str().unwrap();
+    let public_key = path(&packages().public_key);
+    let tested = environment.km_pack(["test", package, "--key", public_key, "--json"]).expect(0).json();
+    assert_eq!((&tested["ok"], &tested["path"]), (&true.into(), &package.into()), "{tested:#}");
     environment.km(["plugins", "install", package]).expect(0);
     let session = environment.km_with_input(["monitor", "--", "cat"], b"{\"method\":\"hi\"}\n").expect(0);
     assert!(session.stderr.contains("[mine] ") && session.stderr.contains(" hi "), "{}", session.stderr);
@@ -45,4 +48,33 @@ fn a_complete_plugin_is_at_most_40_lines() {
     assert!(example.lines().count() <= 40);
     let main = std::fs::read_to_string(workspace().join("km-plugin-template/src/main.rs")).unwrap();
     assert!(main.lines().count() <= 40);
+}
+
+#[test]
+fn km_pack_test_says_what_it_cannot_test() {
+    let environment = TestEnvironment::empty();
+    // A package is verified before anything of it is run.
+    let package = path(&packages().package).to_owned();
+    environment.km_pack(["test", &package]).expect(6);
+    let other = environment.path("other");
+    environment.km_pack(["keygen", "--out", path(&other)]).expect(0);
+    let untrusted = environment.km_pack(["test", &package, "--key", path(&other.join("release.pub.pem"))]);
+    let untrusted = untrusted.expect(3);
+    assert!(untrusted.stderr.contains("rule V2"), "{}", untrusted.stderr);
+    environment.km_pack(["test", "nothing"]).expect(6);
+    // What is no program does not start, in words.
+    let text = environment.path("km-plugin-text");
+    std::fs::write(&text, "hello").unwrap();
+    let finished = environment.km_pack(["test", path(&text)]).expect(8);
+    assert!(finished.text().contains("cannot start: Permission denied"), "{}", finished.text());
+    // Under another name it is another plugin.
+    let renamed = environment.path("km-plugin-renamed");
+    std::os::unix::fs::symlink(km_tests::binary("km-plugin-console-logger"), &renamed).unwrap();
+    let finished = environment.km_pack(["test", path(&renamed)]).expect(8);
+    assert!(
+        finished.text().contains("it says \"console-logger\", and is called renamed"),
+        "{}",
+        finished.text()
+    );
+    assert!(finished.text().contains("1 failed"), "{}", finished.text());
 }
