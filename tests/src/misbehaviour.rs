@@ -35,13 +35,17 @@ pub enum Mode {
     FloodsStderr,
     /// Says that each message failed.
     Fails,
+    /// Answers each message with an error of the call, as Go handlers do that `return nil, err`.
+    ErrorsOut,
+    /// Writes what should look like `km`'s own lines, and steer the terminal.
+    ForgesLines,
     /// Needs a tier that nobody has here.
     NeedsPro,
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Counts,
         Self::NeverStarts,
         Self::ExitsEarly,
@@ -58,6 +62,8 @@ impl Mode {
         Self::Forks,
         Self::FloodsStderr,
         Self::Fails,
+        Self::ErrorsOut,
+        Self::ForgesLines,
         Self::NeedsPro,
     ];
 
@@ -80,6 +86,8 @@ impl Mode {
             Self::Forks => "forks",
             Self::FloodsStderr => "floods-stderr",
             Self::Fails => "fails",
+            Self::ErrorsOut => "errors-out",
+            Self::ForgesLines => "forges-lines",
             Self::NeedsPro => "needs-pro",
         }
     }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use go_plugin::host::{Executable, Instance, Pipe, PluginProcess, Runner as _, Running, Tls};
+use go_plugin::host::{
+    Executable, Grace, Instance, Pipe, PluginProcess, Runner as _, Running, StoppedBy, Tls,
+};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::io::AsyncReadExt as _;
@@ -16,8 +18,12 @@ use crate::environment::CONFORMANCE_HOST;
 
 /// How long a plugin may take to leave.
 const LEAVE: Duration = Duration::from_secs(2);
+/// How long a plugin that should not leave is watched.
+const NOTICE: Duration = Duration::from_millis(300);
 
 pub(super) async fn check(ground: &Ground, checks: &mut Checks<'_>) {
+    let what = "asked by go-plugin's controller alone it leaves, with exit status 0";
+    checks.make("controller", what, controller(ground)).await;
     let what = "SIGINT is ignored: Ctrl-C is its host's to handle";
     checks.make("sigint", what, interrupt(ground)).await;
     checks.make("sigterm", "on SIGTERM it leaves within two seconds", terminate(ground)).await;
@@ -27,12 +33,28 @@ pub(super) async fn check(ground: &Ground, checks: &mut Checks<'_>) {
     checks.make("host-gone", what, host_gone(ground)).await;
 }
 
+/// Hosts that know nothing of Kilometers call no other `Shutdown`.
+async fn controller(ground: &Ground) -> Found {
+    let session = ground.start(&ground.host()).await.map_err(|e| e.to_string())?;
+    let begun = Instant::now();
+    match session.plugin.stop(Grace::default()).await {
+        (StoppedBy::Request, Some(status)) if status.success() => {
+            fine(format!("{} ms", begun.elapsed().as_millis()))
+        }
+        (StoppedBy::Request, Some(status)) => Err(format!("it ended with {status}")),
+        _ => Err("it did not leave within two seconds".to_owned()),
+    }
+}
+
 async fn interrupt(ground: &Ground) -> Found {
     let session = ground.start(&ground.host()).await.map_err(|e| e.to_string())?;
     let Some(pid) = session.plugin.id().and_then(pid) else {
         return Ok(Finding::Inapplicable("it is no process".to_owned()));
     };
     rustix::process::kill_process(pid, Signal::INT).map_err(|e| e.to_string())?;
+    if let Ok(status) = tokio::time::timeout(NOTICE, session.plugin.wait()).await {
+        return Err(format!("it ended: {status}"));
+    }
     let health = session.plugin.check_health(Duration::from_secs(5)).await;
     health.map_err(|e| format!("after SIGINT: {e}"))?;
     fine("")

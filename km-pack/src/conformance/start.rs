@@ -74,7 +74,8 @@ async fn by_hand(ground: &Ground) -> Found {
 }
 
 async fn common_version(ground: &Ground) -> Found {
-    for versions in [vec![1], vec![1, 99]] {
+    // Hosts in Go offer them in any order.
+    for versions in [vec![1], vec![1, 99], vec![99, 1]] {
         let host = Host { versions: versions.clone(), ..ground.host() };
         let session = ground.start(&host).await.map_err(words)?;
         let taken = session.plugin.version();
@@ -91,7 +92,8 @@ async fn no_version(ground: &Ground) -> Found {
     match ground.start(&host).await {
         Ok(_) => Err("it claims to speak protocol 99".to_owned()),
         Err(PluginError { trouble: Trouble::Version { plugin, .. }, .. }) => {
-            fine(format!("protocol {plugin}"))
+            let lowest = VERSIONS.contains(&plugin);
+            if lowest { fine(format!("protocol {plugin}")) } else { Err(format!("it reports {plugin}")) }
         }
         Err(error) => Ok(Finding::Warning(format!("the host cannot tell which versions it speaks: {error}"))),
     }
@@ -131,9 +133,14 @@ async fn tls_stranger(ground: &Ground) -> Found {
         }
         Err(error) => Err(words(error)),
         // In TLS 1.3 a server refuses only after the client is done.
-        Ok(session) => match session.plugin.check_health(Duration::from_secs(5)).await {
-            Err(_) => fine(""),
-            Ok(()) => Err("it serves a host that it was not started by".to_owned()),
-        },
+        Ok(session) => {
+            if session.plugin.check_health(Duration::from_secs(5)).await.is_ok() {
+                return Err("it serves a host that it was not started by".to_owned());
+            }
+            match tokio::time::timeout(Duration::from_millis(300), session.plugin.wait()).await {
+                Ok(status) => Err(format!("a connection that it should refuse ends it: {status}")),
+                Err(_) => fine(""),
+            }
+        }
     }
 }

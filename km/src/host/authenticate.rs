@@ -84,13 +84,16 @@ impl SpawnedPlugin {
         let request = AuthenticateRequest { api_key: String::new() };
         let answer = self.call("Authenticate", client.authenticate(request)).await?;
         if !(answer.success && answer.auth_response.unwrap_or_default().authorized) {
-            return Err(PluginFailure::Refused(format!("it refused authentication: {}", answer.error)));
+            return Err(PluginFailure::Refused(format!(
+                "it refused authentication: {}",
+                said(&answer.error)
+            )));
         }
         let config = PluginConfig { debug, ..PluginConfig::default() };
         let answer =
             self.call("Initialize", client.initialize(InitializeRequest { config: Some(config) })).await?;
         if !answer.success {
-            return Err(PluginFailure::Refused(format!("it cannot work: {}", answer.error)));
+            return Err(PluginFailure::Refused(format!("it cannot work: {}", said(&answer.error))));
         }
         Ok(())
     }
@@ -102,6 +105,11 @@ impl SpawnedPlugin {
     ) -> Result<T, PluginFailure> {
         answer(self, name, CALL_DEADLINE, call).await.map_err(|e| PluginFailure::Crashed(e.to_string()))
     }
+}
+
+/// What a plugin says of itself, as part of a line.
+fn said(text: &str) -> String {
+    km_cli::printable_line(text).chars().take(1000).collect()
 }
 
 /// The answer to a call within its deadline, or what became of the plugin.
@@ -143,8 +151,10 @@ impl AuthenticatedPlugin {
                 };
                 let call = client.handle_message(request);
                 let answer = answer(&mut self.plugin, "HandleMessage", MESSAGE_DEADLINE, call).await;
-                let answer = answer.map_err(|e| PluginFailure::Crashed(e.to_string()))?;
-                (answer.success, answer.error)
+                match answer {
+                    Ok(answer) => (answer.success, answer.error),
+                    Err(error) => (false, self.alive_after(error).await?),
+                }
             }
             Content::TooLarge { size, sha256, summary } => {
                 let event = MessageTooLarge {
@@ -161,11 +171,22 @@ impl AuthenticatedPlugin {
                 };
                 let call = client.handle_stream_event(HandleStreamEventRequest { event: Some(event) });
                 let answer = answer(&mut self.plugin, "HandleStreamEvent", MESSAGE_DEADLINE, call).await;
-                let answer = answer.map_err(|e| PluginFailure::Crashed(e.to_string()))?;
-                (answer.success, answer.error)
+                match answer {
+                    Ok(answer) => (answer.success, answer.error),
+                    Err(error) => (false, self.alive_after(error).await?),
+                }
             }
         };
         Ok(if success { Delivery::Handled } else { Delivery::Failed(error) })
+    }
+
+    /// Why a call failed, if the plugin is well all the same: an error of the call is an answer, too.
+    async fn alive_after(&self, error: PluginError) -> Result<String, PluginFailure> {
+        let answered = matches!(error.trouble, Trouble::Call(_));
+        if answered && self.plugin.process.check_health(CALL_DEADLINE).await.is_ok() {
+            return Ok(error.trouble.to_string());
+        }
+        Err(PluginFailure::Crashed(error.to_string()))
     }
 
     /// Waits for the process to end by itself.

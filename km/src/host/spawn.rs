@@ -95,11 +95,10 @@ fn lines_of(name: &PluginName) -> LineSink {
         if let Some(entry) = &entry
             && entry.level < Level::Info
         {
-            tracing::debug!("{prefix}{entry}");
+            tracing::debug!("{prefix}{}", km_cli::printable_line(&entry.to_string()));
             return;
         }
-        let line = entry.map_or_else(|| line.to_vec(), |entry| entry.to_string().into_bytes());
-        let whole = [prefix.as_bytes(), &line, b"\n"].concat();
-        Remarks.write(whole);
+        let line = entry.map_or_else(|| String::from_utf8_lossy(line).into_owned(), |e| e.to_string());
+        Remarks.write(format!("{prefix}{}\n", km_cli::printable_line(&line)).into_bytes());
     })
 }

@@ -67,7 +67,7 @@ impl Supervisor {
         loop {
             let begun = Instant::now();
             let why = match self.live().await {
-                Ended::Ordered => return self.enter(Life::Stopped),
+                Ended::Ordered => return self.stopped(),
                 Ended::Refused(why) => return self.give_up(&format!("is not used: {why}")),
                 Ended::Died(why) => why,
             };
@@ -86,7 +86,7 @@ impl Supervisor {
             // At the end of a session it is started again only for what still waits.
             let order = *orders.borrow();
             if order == Order::Leave || (order == Order::Finish && self.queue.is_finished()) {
-                return self.enter(Life::Stopped);
+                return self.stopped();
             }
             self.change(|report| report.restarts += 1);
         }
@@ -183,6 +183,13 @@ impl Supervisor {
             report.enter(Life::Error);
             report.pid = None;
             report.error = Some(why);
+        });
+    }
+
+    fn stopped(&self) {
+        self.change(|report| {
+            report.enter(Life::Stopped);
+            report.pid = None;
         });
     }
 

@@ -8,8 +8,10 @@ use std::io::{self, Write as _};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Most bytes that wait for stderr.
+/// Most bytes of plugins' lines that wait for stderr.
 const WAITING: usize = 1 << 20;
+/// What `km`'s own lines may take besides: no plugin can silence it.
+const OWN: usize = 64 << 10;
 
 /// Says things on stderr.
 #[derive(Debug, Clone, Copy)]
@@ -45,13 +47,17 @@ impl Remarks {
 
     /// One line of `km`'s own, in one piece.
     pub(crate) fn say(self, text: &str) {
-        self.write(format!("km: {text}\n").into_bytes());
+        self.hand_over(format!("km: {text}\n").into_bytes(), WAITING + OWN);
     }
 
-    /// One line, with its newline, in one piece.
+    /// A line of a plugin, with its newline, in one piece.
     pub(crate) fn write(self, line: Vec<u8>) {
+        self.hand_over(line, WAITING);
+    }
+
+    fn hand_over(self, line: Vec<u8>, limit: usize) {
         match LINES.get() {
-            Some(lines) => lines.push(line),
+            Some(lines) => lines.push(line, limit),
             // A stderr that nobody reads any more is no reason to stop.
             None => drop(io::stderr().write_all(&line)),
         }
@@ -65,23 +71,30 @@ impl Remarks {
     }
 }
 
+impl Waiting {
+    /// Says how many lines are missing at this place.
+    fn tell_dropped(&mut self) {
+        if self.dropped > 0 {
+            let dropped = std::mem::take(&mut self.dropped);
+            let notice = format!("km: {dropped} lines were dropped here: stderr was not read in time\n");
+            self.bytes += notice.len();
+            self.lines.push_back(notice.into_bytes());
+        }
+    }
+}
+
 impl Lines {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, line: Vec<u8>) {
+    fn push(&self, line: Vec<u8>, limit: usize) {
         let mut waiting = self.lock();
-        if waiting.bytes + line.len() > WAITING {
+        if waiting.bytes + line.len() > limit {
             waiting.dropped += 1;
             return;
         }
-        if waiting.dropped > 0 {
-            let dropped = std::mem::take(&mut waiting.dropped);
-            let notice = format!("km: {dropped} lines were dropped here: stderr was not read in time\n");
-            waiting.bytes += notice.len();
-            waiting.lines.push_back(notice.into_bytes());
-        }
+        waiting.tell_dropped();
         waiting.bytes += line.len();
         waiting.lines.push_back(line);
         self.changed.notify_all();
@@ -108,6 +121,8 @@ impl Lines {
     fn drain(&self, time: Duration) {
         let deadline = Instant::now() + time;
         let mut waiting = self.lock();
+        waiting.tell_dropped();
+        self.changed.notify_all();
         while !waiting.lines.is_empty() || waiting.writing {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -125,15 +140,17 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_dropped_and_counted() {
         let lines = Lines::default();
-        lines.push(vec![b'x'; WAITING - 1]);
+        lines.push(vec![b'x'; WAITING - 1], WAITING);
         for _ in 0..3 {
-            lines.push(b"lost\n".to_vec());
+            lines.push(b"lost\n".to_vec(), WAITING);
         }
-        lines.lock().lines.pop_front();
-        lines.lock().bytes = 0;
-        lines.push(b"kept\n".to_vec());
+        lines.lock().lines.clear();
+        lines.push(b"km: heard\n".to_vec(), WAITING + OWN);
+        lines.push(b"lost\n".to_vec(), WAITING);
+        lines.drain(Duration::ZERO);
         let waiting: Vec<_> = lines.lock().lines.drain(..).collect();
-        let notice = b"km: 3 lines were dropped here: stderr was not read in time\n".to_vec();
-        assert_eq!(waiting, [notice, b"kept\n".to_vec()]);
+        let notice =
+            |n| format!("km: {n} lines were dropped here: stderr was not read in time\n").into_bytes();
+        assert_eq!(waiting, [notice(3), b"km: heard\n".to_vec(), notice(1)]);
     }
 }

@@ -219,6 +219,11 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && !"\n\t".contains(c) { '\u{fffd}' } else { c }).collect()
 }
 
+/// The same, as part of one line: what could begin another is taken out, too.
+pub fn printable_line(text: &str) -> String {
+    printable(text).replace('\n', "\u{fffd}")
+}
+
 /// Lines of cells, in columns as wide as their widest cell.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
@@ -251,6 +256,7 @@ mod tests {
 
     #[test]
     fn nothing_printed_can_steer_a_terminal() {
+        assert_eq!(printable_line("a\nkm: b\x1b[2K"), "a\u{fffd}km: b\u{fffd}[2K");
         assert_eq!(printable("a\x1b[2Jb\u{9b}c\td\ne"), "a\u{fffd}[2Jb\u{fffd}c\td\ne");
     }
 

@@ -40,9 +40,12 @@ pub enum BrokerError {
     /// The other side announces nothing, or too much is announced already.
     #[error("{WAITING} announcements wait for the other side already")]
     Full,
-    /// No announcement of this number came.
+    /// No announcement of this number came, or nobody answers there.
     #[error("connection {0} was not announced within {DIAL_DEADLINE:?}")]
     NotAnnounced(u32),
+    /// Somebody here waits for this number already.
+    #[error("connection {0} is dialled already")]
+    Dialled(u32),
     /// The announcement names no address.
     #[error("connection {0} was announced at an address that is none")]
     NoAddress(u32),
@@ -63,9 +66,9 @@ pub struct Broker(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Where sockets are made, and what they are called before their number.
+    /// Where sockets are made, and how their names begin.
     folder: PathBuf,
-    prefix: String,
+    prefix: &'static str,
     peer: Peer,
     security: Option<Security>,
     next_id: AtomicU32,
@@ -83,13 +86,37 @@ enum Announced {
     WaitedFor(oneshot::Sender<ConnInfo>),
 }
 
+/// Waits for an announcement; who gives up leaves nothing behind.
+struct Waiting<'a> {
+    broker: &'a Broker,
+    id: u32,
+    waiting: oneshot::Receiver<ConnInfo>,
+}
+
+impl Waiting<'_> {
+    async fn announcement(mut self) -> Result<ConnInfo, BrokerError> {
+        (&mut self.waiting).await.map_err(|_| BrokerError::Closed)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.waiting.close();
+        let mut announced = self.broker.announced();
+        // One that arrived in the meantime is another's.
+        if matches!(announced.get(&self.id), Some(Announced::WaitedFor(sender)) if sender.is_closed()) {
+            announced.remove(&self.id);
+        }
+    }
+}
+
 /// Announcements on their way to the other side.
 pub(crate) type Announcements = mpsc::Receiver<ConnInfo>;
 
 impl Broker {
     pub(crate) fn new(
         folder: PathBuf,
-        prefix: String,
+        prefix: &'static str,
         peer: Peer,
         security: Option<Security>,
     ) -> (Self, Announcements) {
@@ -114,7 +141,7 @@ impl Broker {
     /// [`BrokerError`].
     pub async fn offer(&self) -> Result<Offer, BrokerError> {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        let socket = Socket::bind(&self.0.folder, &format!("{}{id}", self.0.prefix))?;
+        let socket = Socket::bind(&self.0.folder, self.0.prefix)?;
         let announcement = ConnInfo {
             service_id: id,
             network: "unix".to_owned(),
@@ -133,30 +160,41 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`].
     pub async fn dial(&self, id: u32) -> Result<Channel, BrokerError> {
-        let announcement = tokio::select! {
-            announcement = tokio::time::timeout(DIAL_DEADLINE, self.announcement(id)) => announcement,
-            () = self.closed() => return Err(BrokerError::Closed),
-        };
-        let Ok(Some(ConnInfo { network, address, .. })) = announcement else {
-            self.announced().remove(&id);
-            return Err(BrokerError::NotAnnounced(id));
-        };
+        tokio::select! {
+            dialled = tokio::time::timeout(DIAL_DEADLINE, self.connect(id)) => {
+                dialled.unwrap_or(Err(BrokerError::NotAnnounced(id)))
+            }
+            () = self.closed() => Err(BrokerError::Closed),
+        }
+    }
+
+    async fn connect(&self, id: u32) -> Result<Channel, BrokerError> {
+        let ConnInfo { network, address, .. } = self.announcement(id).await?;
         let address = Address::parse(&network, &address).ok_or(BrokerError::NoAddress(id))?;
         let tls = self.0.security.as_ref().map(|security| Arc::clone(&security.client));
         Ok(channel::connect(&address, self.0.peer, tls).await?)
     }
 
-    async fn announcement(&self, id: u32) -> Option<ConnInfo> {
+    async fn announcement(&self, id: u32) -> Result<ConnInfo, BrokerError> {
         let waiting = {
             let mut announced = self.announced();
-            if let Some(Announced::At(info)) = announced.remove(&id) {
-                return Some(info);
+            match announced.remove(&id) {
+                Some(Announced::At(info)) => return Ok(info),
+                Some(Announced::WaitedFor(first)) if !first.is_closed() => {
+                    announced.insert(id, Announced::WaitedFor(first));
+                    return Err(BrokerError::Dialled(id));
+                }
+                // Nobody knows of it, or who waited has given up.
+                _ => {}
+            }
+            if announced.len() >= WAITING {
+                return Err(BrokerError::Full);
             }
             let (sender, waiting) = oneshot::channel();
             announced.insert(id, Announced::WaitedFor(sender));
-            waiting
+            Waiting { broker: self, id, waiting }
         };
-        waiting.await.ok()
+        waiting.announcement().await
     }
 
     /// Takes an announcement of the other side.
@@ -166,11 +204,17 @@ impl Broker {
             return;
         }
         let (id, mut announced) = (info.service_id, self.announced());
-        match announced.remove(&id) {
-            // Who waited may have given up.
-            Some(Announced::WaitedFor(sender)) => drop(sender.send(info)),
-            _ if announced.len() >= WAITING => tracing::warn!("connection {id} is one too many"),
-            _ => drop(announced.insert(id, Announced::At(info))),
+        let info = match announced.remove(&id) {
+            Some(Announced::WaitedFor(sender)) => match sender.send(info) {
+                Ok(()) => return,
+                Err(info) => info,
+            },
+            _ => info,
+        };
+        if announced.len() >= WAITING {
+            tracing::warn!("connection {id} is one too many");
+        } else {
+            announced.insert(id, Announced::At(info));
         }
     }
 

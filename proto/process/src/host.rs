@@ -46,8 +46,8 @@ pub struct Host {
     pub start_timeout: Duration,
     /// Whether the connection is encrypted.
     pub tls: Tls,
-    /// Whether plugins can open further connections ([`PluginProcess::broker`]). The socket folder
-    /// lives as long as the plugin then; else it is removed as soon as the connection stands.
+    /// Whether plugins can open further connections ([`PluginProcess::broker`]). Without it the
+    /// plugin's socket is removed as soon as the connection stands.
     pub broker: bool,
 }
 

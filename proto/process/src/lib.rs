@@ -18,7 +18,7 @@
 //! host, however that ends; every wait has a deadline; what a plugin writes can neither stop nor
 //! block the host; sockets lie in private folders that are removed; errors carry the plugin's last
 //! lines; what is executed is the open file that was checked. Not spoken: multiplexing (a host that
-//! wants it is told so), reattachment, net/rpc, and TCP on the plugin side.
+//! wants it is told so), reattachment, net/rpc, TCP and `PLUGIN_UNIX_SOCKET_GROUP` on the plugin side.
 //!
 //! Linux is the platform it is made for; other Unix systems lack the guarantees that need Linux
 //! (death with the host, execution of the opened file).

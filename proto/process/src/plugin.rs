@@ -28,8 +28,10 @@ use claim::Stdout;
 pub use leave::Leave;
 use stdio::Stdio;
 
-/// How long calls in flight may take once the plugin was asked to leave.
-const DRAIN: Duration = Duration::from_secs(2);
+/// How long calls in flight may take once the plugin was asked to leave: less than hosts wait.
+const DRAIN: Duration = Duration::from_millis(1500);
+/// How the names of its sockets begin.
+const SOCKET: &str = "plugin";
 
 /// Why a plugin cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +77,10 @@ pub fn serve(
     routes(&startup, &mut builder);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Start)?;
-    runtime.block_on(startup.serve(Leave::default(), builder))
+    let served = runtime.block_on(startup.serve(Leave::default(), builder));
+    // What still runs on other threads had its time.
+    runtime.shutdown_background();
+    served
 }
 
 /// A program that knows it was started as a plugin. From here on whatever the program prints goes
@@ -115,12 +120,8 @@ impl Startup {
         let offered = variable(handshake::VERSIONS_VARIABLE);
         let folder = variable(handshake::SOCKET_DIR_VARIABLE).map_or_else(std::env::temp_dir, PathBuf::from);
         let tls = variable(handshake::CLIENT_CERTIFICATE_VARIABLE).map(|pem| Tls::with(&pem)).transpose()?;
-        let (broker, announcements) = Broker::new(
-            folder.clone(),
-            format!("plugin{}-", std::process::id()),
-            Peer::Anyone,
-            tls.as_ref().map(|tls| tls.security.clone()),
-        );
+        let (broker, announcements) =
+            Broker::new(folder.clone(), SOCKET, Peer::Anyone, tls.as_ref().map(|tls| tls.security.clone()));
         Ok(Self {
             stdout,
             version: handshake::negotiate(offered.as_deref(), versions).unwrap_or_default(),
@@ -150,7 +151,7 @@ impl Startup {
     /// # Errors
     /// [`ServeError`].
     pub async fn serve(self, leave: Leave, mut routes: RoutesBuilder) -> Result<(), ServeError> {
-        let socket = Socket::bind(&self.folder, &format!("plugin{}", std::process::id()))?;
+        let socket = Socket::bind(&self.folder, SOCKET)?;
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("plugin", tonic_health::ServingStatus::Serving).await;
         let stdio = match self.raw_output {

@@ -2,15 +2,18 @@
 //! that the broker makes on either side.
 
 use std::io;
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustls::ServerConfig;
+use tempfile::NamedTempFile;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
@@ -20,30 +23,30 @@ use crate::peer::Peer;
 
 /// Connections that wait to be served. A host makes one.
 const BACKLOG: usize = 8;
+/// TLS handshakes at a time, and how long each may take.
+const HANDSHAKES: usize = 16;
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Pause after a connection could not be accepted.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// A listening socket whose file is removed with it.
 #[derive(Debug)]
-pub(crate) struct Socket {
-    path: PathBuf,
-    listener: std::os::unix::net::UnixListener,
-}
+pub(crate) struct Socket(NamedTempFile<StdUnixListener>);
 
 impl Socket {
-    pub(crate) fn bind(folder: &Path, name: &str) -> Result<Self, ListenError> {
-        let path = folder.join(name);
-        let bind = || {
-            let listener = std::os::unix::net::UnixListener::bind(&path)?;
+    /// Under a new name: another plugin may have left a file.
+    pub(crate) fn bind(folder: &Path, prefix: &str) -> Result<Self, ListenError> {
+        let bind = |path: &Path| {
+            let listener = StdUnixListener::bind(path)?;
             listener.set_nonblocking(true)?;
             Ok(listener)
         };
-        match bind() {
-            Ok(listener) => Ok(Self { path, listener }),
-            Err(source) => Err(ListenError { path, source }),
-        }
+        let bound = tempfile::Builder::new().prefix(prefix).make_in(folder, bind);
+        bound.map(Self).map_err(|source| ListenError { folder: folder.to_owned(), source })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 
     /// The connections that `peer` makes to it.
@@ -52,23 +55,17 @@ impl Socket {
         peer: Peer,
         tls: Option<Arc<ServerConfig>>,
     ) -> Result<Incoming, ListenError> {
-        let listener = self.listener.try_clone().and_then(UnixListener::from_std);
-        let listen = |source| ListenError { path: self.path.clone(), source };
+        let listener = self.0.as_file().try_clone().and_then(UnixListener::from_std);
+        let listen = |source| ListenError { folder: self.path().to_owned(), source };
         Ok(Incoming::new(listener.map_err(listen)?, peer, tls))
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
 /// A socket that cannot be listened at.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen at {}: {source}", path.display())]
+#[error("cannot listen in {}: {source}", folder.display())]
 pub struct ListenError {
-    path: PathBuf,
+    folder: PathBuf,
     source: io::Error,
 }
 
@@ -89,16 +86,25 @@ impl Incoming {
     fn new(listener: UnixListener, peer: Peer, tls: Option<Arc<ServerConfig>>) -> Self {
         let (connections, incoming) = mpsc::channel(BACKLOG);
         let acceptor = tls.map(TlsAcceptor::from);
+        let places = Arc::new(Semaphore::new(HANDSHAKES));
         tokio::spawn(async move {
             loop {
                 let accepted = tokio::select! {
                     accepted = listener.accept() => accepted,
                     () = connections.closed() => return,
                 };
-                let Ok((stream, _)) = accepted else { return };
+                let Ok((stream, _)) = accepted else {
+                    // Out of descriptors, most likely: it passes.
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                };
+                // Who only connects and says nothing holds up no more than so many others.
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 let (connections, acceptor) = (connections.clone(), acceptor.clone());
                 tokio::spawn(async move {
-                    match admit(stream, peer, acceptor).await {
+                    let admitted = tokio::time::timeout(HANDSHAKE, admit(stream, peer, acceptor)).await;
+                    drop(place);
+                    match admitted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                         // Nobody may serve any more.
                         Ok(connection) => drop(connections.send(Ok(connection)).await),
                         Err(e) => tracing::warn!("a connection was refused: {e}"),

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
             }
         },
         Mode::WrongCertificate => announce_another_certificate(),
-        Mode::RefusesAuthentication | Mode::AcceptsAnyone => serve_by_hand(mode),
+        Mode::RefusesAuthentication | Mode::AcceptsAnyone | Mode::ErrorsOut => serve_by_hand(mode),
         Mode::IgnoresStop => {
             serve(file, mode, Tier::Free);
             // The SDK has left by now, and keeps SIGTERM from being noticed.
@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         | Mode::Crashes
         | Mode::Forks
         | Mode::FloodsStderr
+        | Mode::ForgesLines
         | Mode::Fails => serve(file, mode, Tier::Free),
     }
 }
@@ -95,6 +96,11 @@ impl Plugin for Misbehaving {
             }
             Mode::Fails => return Err("it always fails".into()),
             Mode::FloodsStderr => eprint!("{}", "noise without end ".repeat(20_000)),
+            Mode::ForgesLines => {
+                println!("plain\x1b[2K");
+                let forged = "x\\nkm: plugin other is trusted\\u001b[2K";
+                eprintln!("{{\"@level\":\"error\",\"@message\":\"{forged}\"}}");
+            }
             Mode::Forks if self.messages == 1 => {
                 // Both hold the plugin's pipes open.
                 let child = Command::new("sleep").arg("600").spawn()?;
@@ -109,6 +115,7 @@ impl Plugin for Misbehaving {
             | Mode::WrongCertificate
             | Mode::RefusesAuthentication
             | Mode::AcceptsAnyone
+            | Mode::ErrorsOut
             | Mode::Hangs
             | Mode::IgnoresStop
             | Mode::Forks
@@ -165,6 +172,12 @@ struct ByHand {
     mode: Mode,
 }
 
+impl ByHand {
+    fn error_out(&self) -> std::result::Result<(), Status> {
+        if self.mode == Mode::ErrorsOut { Err(Status::internal("my database is gone")) } else { Ok(()) }
+    }
+}
+
 type Answer<T> = std::result::Result<Response<T>, Status>;
 
 fn text(value: &str) -> Answer<StringResponse> {
@@ -186,7 +199,7 @@ impl KilometersPlugin for ByHand {
     }
 
     async fn authenticate(&self, _: Request<AuthenticateRequest>) -> Answer<AuthenticateResponse> {
-        let authorized = self.mode == Mode::AcceptsAnyone;
+        let authorized = self.mode != Mode::RefusesAuthentication;
         let error = if authorized { "" } else { "I do not like you" };
         let response = AuthResponse { authorized, user_tier: "Free".to_owned(), ..AuthResponse::default() };
         let error = error.to_owned();
@@ -202,6 +215,7 @@ impl KilometersPlugin for ByHand {
     }
 
     async fn handle_message(&self, _: Request<HandleMessageRequest>) -> Answer<HandleMessageResponse> {
+        self.error_out()?;
         Ok(Response::new(HandleMessageResponse { success: true, error: String::new() }))
     }
 
@@ -213,6 +227,7 @@ impl KilometersPlugin for ByHand {
         &self,
         _: Request<HandleStreamEventRequest>,
     ) -> Answer<HandleStreamEventResponse> {
+        self.error_out()?;
         Ok(Response::new(HandleStreamEventResponse { success: true, error: String::new() }))
     }
 }

@@ -78,7 +78,7 @@ fn seen(mode: Mode) -> Seen {
         Mode::IgnoresStop => Seen {
             monitor: "plugin ignores-stop: all 2 messages were delivered",
             status: None,
-            test: &["by-hand", "shutdown", "sigterm"],
+            test: &["by-hand", "shutdown", "controller", "sigterm"],
         },
         Mode::Forks => Seen { monitor: "[forks] child ", status: None, test: &[] },
         Mode::FloodsStderr => Seen { monitor: "[floods-stderr] noise without end ", status: None, test: &[] },
@@ -93,6 +93,24 @@ fn seen(mode: Mode) -> Seen {
                 "thousand-messages",
                 "again",
             ],
+        },
+        Mode::ErrorsOut => Seen {
+            monitor: "plugin errors-out: 2 of 2 messages were not delivered (2 failed",
+            status: None,
+            test: &[
+                "message",
+                "odd-messages",
+                "stream-event",
+                "message-1-mib",
+                "message-3.9-mib",
+                "thousand-messages",
+                "again",
+            ],
+        },
+        Mode::ForgesLines => Seen {
+            monitor: "[forges-lines] error: x\u{fffd}km: plugin other is trusted\u{fffd}[2K\n",
+            status: None,
+            test: &[],
         },
         Mode::NeedsPro => Seen {
             monitor: "plugin needs-pro is not used: it needs tier Pro, and no API key is configured",
@@ -135,6 +153,14 @@ fn who_monitors_sees_one_line_and_the_traffic_passes() {
         }
         let finished = session.finish().expect(0);
         assert!(finished.stderr.contains(seen.monitor), "{mode:?}: {}", finished.stderr);
+        assert!(
+            !finished.stderr.contains('\x1b') && !finished.stderr.contains("\nkm: plugin other"),
+            "{mode:?}"
+        );
+        assert_eq!(
+            finished.stderr.contains("died"),
+            seen.monitor.contains("died") || mode == Mode::WrongCertificate
+        );
         for child in children(&finished.stderr) {
             wait_until("what the plugin started is gone, too", || !alive(child));
         }

@@ -10,6 +10,9 @@ use std::time::Duration;
 use crate::ConnectError;
 use crate::handshake::HandshakeError;
 
+/// Most characters of what a plugin says in one line of an error.
+const SAID: usize = 300;
+
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
@@ -76,7 +79,7 @@ pub enum Trouble {
 /// A call of the application's that failed.
 impl From<tonic::Status> for Trouble {
     fn from(status: tonic::Status) -> Self {
-        Self::Call(status.message().to_owned())
+        Self::Call(one_line(status.message()))
     }
 }
 
@@ -109,6 +112,12 @@ impl std::error::Error for PluginError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.trouble)
     }
+}
+
+/// What a plugin says, as part of an error: one line of bounded length that can steer no terminal.
+pub(super) fn one_line(text: &str) -> String {
+    let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().take(SAID).map(printable).collect()
 }
 
 /// An exit status in words.

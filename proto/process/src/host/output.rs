@@ -11,8 +11,9 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-use super::error::{PluginError, Trouble};
+use super::error::{PluginError, Trouble, one_line};
 use super::log::LogEntry;
 use super::runner::Pipe;
 use crate::channel::Channel;
@@ -23,13 +24,14 @@ use crate::services::stdio_data::Channel as StdioChannel;
 
 /// Longest piece handed on as one line; a longer line comes in pieces.
 const MAX_LINE: usize = 64 * 1024;
+/// How long the last lines of a plugin that has ended are waited for.
+const DRAIN: Duration = Duration::from_millis(200);
 /// Bytes to make room for before reading.
 const READ: usize = 8 * 1024;
 /// Most bytes on stdout before the handshake.
 const MAX_NOISE: usize = 64 * 1024;
-/// Lines kept for error messages, and how much of each.
+/// Lines kept for error messages.
 const TAIL_LINES: usize = 6;
-const TAIL_WIDTH: usize = 300;
 
 /// Where a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,17 +120,35 @@ impl Output {
 
     /// Waits a moment for the last lines of a process that has ended.
     pub(super) async fn drain(&mut self) {
-        for task in self.draining.drain(..) {
+        let deadline = Instant::now() + DRAIN;
+        for task in &mut self.draining {
             // A descendant may hold the pipe open.
-            let _ = tokio::time::timeout(Duration::from_millis(200), task).await;
+            let _ = tokio::time::timeout_at(deadline, task).await;
         }
+        self.abort();
     }
 
-    /// Joins a trouble with the last lines.
+    fn abort(&mut self) {
+        self.draining.drain(..).for_each(|task| task.abort());
+    }
+
+    /// Joins a trouble with the last lines of a plugin that has ended.
     pub(super) async fn explain(&mut self, trouble: Trouble) -> PluginError {
         self.drain().await;
+        self.so_far(trouble)
+    }
+
+    /// Joins a trouble with the last lines that are here already.
+    pub(super) fn so_far(&self, trouble: Trouble) -> PluginError {
         let tail = self.lines.tail.lock().unwrap_or_else(PoisonError::into_inner);
         PluginError { trouble, last_lines: tail.iter().cloned().collect() }
+    }
+}
+
+/// What outlives the plugin and holds its pipes is not its output any more.
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.abort();
     }
 }
 
@@ -136,14 +156,14 @@ impl Lines {
     fn take(&self, source: Source, line: &[u8]) {
         (self.sink)(source, line);
         let text = match LogEntry::parse(line) {
-            Some(entry) => entry.to_string(),
-            None => String::from_utf8_lossy(line).into_owned(),
+            Some(entry) => one_line(&entry.to_string()),
+            None => one_line(&String::from_utf8_lossy(line)),
         };
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         if tail.len() == TAIL_LINES {
             tail.pop_front();
         }
-        tail.push_back(text.chars().take(TAIL_WIDTH).collect());
+        tail.push_back(text);
     }
 }
 

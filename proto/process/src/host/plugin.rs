@@ -1,7 +1,7 @@
 //! One plugin, from start to end.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::error::{PluginError, Trouble};
+use super::error::{PluginError, Trouble, one_line};
 use super::output::{LineSink, Output};
 use super::runner::{Instance, Runner, Running};
 use super::{Grace, Host, StoppedBy, Tls, sockets};
 use crate::Broker;
 use crate::channel::{self, Channel};
-use crate::handshake::{self, HandshakeLine};
+use crate::handshake::{self, Address, HandshakeLine};
 use crate::peer::Peer;
 use crate::services::{Empty, grpc_controller_client::GrpcControllerClient};
 use crate::tls::{self, Identity, Security};
@@ -33,8 +33,8 @@ pub struct PluginProcess {
     output: Output,
     connection: Connection,
     broker: Option<Broker>,
-    /// Only the broker needs it once the connection stands.
-    _sockets: Option<TempDir>,
+    /// The plugin's folder for temporary files, too.
+    _sockets: TempDir,
 }
 
 /// What the handshake led to.
@@ -43,6 +43,8 @@ struct Connection {
     channel: Channel,
     version: u32,
     security: Option<Security>,
+    /// The file that it goes by; empty for a TCP port.
+    socket: PathBuf,
 }
 
 impl PluginProcess {
@@ -69,7 +71,11 @@ impl PluginProcess {
             Ok(connection) => {
                 output.stream(connection.channel.clone());
                 let broker = host.broker.then(|| start_broker(&sockets, &*instance, &connection));
-                Ok(Self { instance, output, connection, broker, _sockets: host.broker.then_some(sockets) })
+                if broker.is_none() {
+                    // Nobody is to connect any more.
+                    let _ = std::fs::remove_file(&connection.socket);
+                }
+                Ok(Self { instance, output, connection, broker, _sockets: sockets })
             }
             Err(trouble) => {
                 instance.kill();
@@ -114,7 +120,7 @@ impl PluginProcess {
         let request = HealthCheckRequest { service: HEALTH_SERVICE.to_owned() };
         match tokio::time::timeout(deadline, client.check(request)).await {
             Err(_) => Err(Trouble::Unhealthy(format!("no answer within {deadline:?}"))),
-            Ok(Err(status)) => Err(Trouble::Unhealthy(status.message().to_owned())),
+            Ok(Err(status)) => Err(Trouble::Unhealthy(one_line(status.message()))),
             Ok(Ok(answer)) => match answer.into_inner().status() {
                 ServingStatus::Serving => Ok(()),
                 other => Err(Trouble::Unhealthy(other.as_str_name().to_owned())),
@@ -130,11 +136,10 @@ impl PluginProcess {
     /// Turns a failed call into an error that says what became of the plugin, with its last lines.
     pub async fn explain(&mut self, trouble: Trouble) -> PluginError {
         // A call fails a moment before its process is reaped.
-        let trouble = match ended_within(&*self.instance, Duration::from_millis(200)).await {
-            Some(status) => Trouble::Died(status),
-            None => trouble,
-        };
-        self.output.explain(trouble).await
+        match ended_within(&*self.instance, Duration::from_millis(200)).await {
+            Some(status) => self.output.explain(Trouble::Died(status)).await,
+            None => self.output.so_far(trouble),
+        }
     }
 
     /// Asks the plugin to end (SIGTERM) and nothing else; [`stop`](Self::stop) is the orderly way.
@@ -182,6 +187,11 @@ async fn ended_within(instance: &dyn Instance, time: Duration) -> Option<ExitSta
 fn plugin_environment(host: &Host, sockets: &Path, identity: Option<&Identity>) -> Vec<(OsString, OsString)> {
     let versions: Vec<String> = host.versions.iter().map(u32::to_string).collect();
     let mut environment = host.environment.clone();
+    // Programs take the first of two: nothing of a host's own environment may pass for the protocol's.
+    environment.retain(|(name, _)| {
+        let name = name.to_string_lossy();
+        !name.starts_with("PLUGIN_") && name != "TMPDIR" && name != host.cookie.key
+    });
     environment.extend([
         (host.cookie.key.into(), host.cookie.value.into()),
         (handshake::VERSIONS_VARIABLE.into(), versions.join(",").into()),
@@ -217,11 +227,15 @@ async fn connect(
     };
     let address = instance.reach(line.address);
     let tls = security.as_ref().map(|security| security.client.clone());
+    let socket = match &address {
+        Address::Unix(path) => path.clone(),
+        Address::Tcp(_) => PathBuf::new(),
+    };
     let connecting = channel::connect(&address, peer(instance), tls);
     let channel = tokio::time::timeout(host.start_timeout, connecting)
         .await
         .map_err(|_| Trouble::StartTimeout(host.start_timeout))??;
-    Ok(Connection { channel, version: line.version, security })
+    Ok(Connection { channel, version: line.version, security, socket })
 }
 
 /// The handshake line, or what came instead of it.
@@ -250,8 +264,7 @@ fn peer(instance: &dyn Instance) -> Peer {
 
 fn start_broker(sockets: &TempDir, instance: &dyn Instance, connection: &Connection) -> Broker {
     let folder = sockets.path().to_owned();
-    let (broker, announcements) =
-        Broker::new(folder, "host-".to_owned(), peer(instance), connection.security.clone());
+    let (broker, announcements) = Broker::new(folder, "host", peer(instance), connection.security.clone());
     tokio::spawn(broker.clone().open(connection.channel.clone(), announcements));
     broker
 }

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -84,7 +85,11 @@ fn live(mut command: Command, started: oneshot::Sender<Started>) {
         }
     };
     // Whoever gave up waiting dropped the receiver, and with it the Process, which kills.
-    let _ = started.send(hand_over(&mut child, receiver));
+    let handed_over = hand_over(&mut child, receiver);
+    if handed_over.is_err() {
+        let _ = child.kill();
+    }
+    let _ = started.send(handed_over);
     exit.send_replace(reap(&mut child));
 }
 
@@ -183,6 +188,8 @@ fn command(executable: Executable, environment: Vec<(OsString, OsString)>) -> io
 /// An open file to be executed with arguments and environment, as the kernel wants them.
 struct Image {
     file: File,
+    /// It is read by an interpreter (`#!`), which opens it by its descriptor.
+    is_script: bool,
     _strings: Vec<CString>,
     arguments: Vec<*const libc::c_char>,
     environment: Vec<*const libc::c_char>,
@@ -205,13 +212,18 @@ impl Image {
             strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
         };
         let (arguments, environment) = (pointers(&strings[..1]), pointers(&strings[1..]));
-        Ok(Self { file, _strings: strings, arguments, environment })
+        let mut start = [0; 2];
+        let is_script = file.read_at(&mut start, 0)? == 2 && start == *b"#!";
+        Ok(Self { file, is_script, _strings: strings, arguments, environment })
     }
 
     /// Replaces this process by the image; returns only when that fails.
     #[cfg(target_os = "linux")]
     fn execute(&self) -> io::Result<()> {
         use std::os::fd::AsRawFd as _;
+        if self.is_script {
+            rustix::io::fcntl_setfd(&self.file, rustix::io::FdFlags::empty())?;
+        }
         // SAFETY: both arrays end with null and point to strings that live as long as `self`; the
         // empty path with AT_EMPTY_PATH means the file itself.
         unsafe {

@@ -2,11 +2,15 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 
 use super::Leave;
 use crate::handshake::HandshakeLine;
+
+/// How long a plugin whose host is gone may take to leave.
+const ORPHANED: Duration = Duration::from_secs(5);
 
 /// The pipe to the host that was this process's stdout.
 #[derive(Debug)]
@@ -34,6 +38,9 @@ impl Stdout {
             let mut pipe = [PollFd::new(&self.0, PollFlags::empty())];
             while let Err(rustix::io::Errno::INTR) = rustix::event::poll(&mut pipe, None) {}
             leave.ask();
+            // Code that never gives the thread back notices nothing, and nobody is left to kill it.
+            std::thread::sleep(ORPHANED);
+            std::process::exit(1);
         };
         // Without the thread the plugin still leaves when it is asked to.
         let _ = std::thread::Builder::new().name("host-watch".to_owned()).stack_size(64 * 1024).spawn(watch);

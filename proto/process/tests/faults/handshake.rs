@@ -46,7 +46,7 @@ async fn cannot_listen() {
     let far = Ground::with(|host| host.socket_root = deep.clone());
     let error = far.start(Fault::None).await.map(|_| ()).unwrap_err().to_string();
     assert!(
-        error.starts_with("it ended before the handshake (exit 1); it said last: cannot listen at"),
+        error.starts_with("it ended before the handshake (exit 1); it said last: cannot listen in"),
         "{error}"
     );
     assert!(error.contains("SUN_LEN"), "{error}");

@@ -1,5 +1,6 @@
 //! How plugins end: asked, killed, crashed, orphaned.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use go_plugin::host::{Executable, Grace, PluginProcess, StoppedBy, Trouble, sweep_sockets};
@@ -20,6 +21,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("life::calls_in_flight_are_answered_before_the_end", drained),
         trial("life::a_dropped_plugin_is_killed", dropped),
         trial("life::what_a_plugin_leaves_running_goes_with_it", forks),
+        trial("life::a_script_can_be_a_plugin", script),
+        trial("life::a_plugin_has_a_folder_for_temporary_files", temporary),
+        trial("life::a_broker_s_waiters_do_not_hinder_each_other", waiters),
         trial("life::a_file_that_is_just_written_is_waited_for", busy),
         trial("life::a_connection_that_nobody_offered_is_not_waited_for", broker),
     ]
@@ -148,6 +152,46 @@ async fn broker() {
     let closed = "the connection that further connections are announced over has ended";
     assert_eq!(error.unwrap_err().to_string(), closed);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+/// A wrapper that starts the plugin proper, which then listens.
+async fn script() {
+    let ground = Ground::new();
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("wrapper");
+    let own = std::env::current_exe().unwrap();
+    std::fs::write(&path, format!("#!/bin/sh\n'{}'\n", own.display())).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let host = ground.host_for(Fault::None);
+    let plugin = PluginProcess::start(&host, Executable::open(&path).unwrap(), ground.sink()).await.unwrap();
+    assert_eq!(greet(&plugin).await.unwrap(), "Good morning, you.");
+    assert_eq!(plugin.stop(Grace::default()).await.0, StoppedBy::Request);
+}
+
+async fn temporary() {
+    let ground = Ground::with(|host| host.environment.push(("TMPDIR".into(), "/nowhere".into())));
+    let plugin = ground.start(Fault::None).await.unwrap();
+    let environment = std::fs::read(format!("/proc/{}/environ", plugin.id().unwrap())).unwrap();
+    let environment = String::from_utf8(environment).unwrap();
+    let folders: Vec<&str> =
+        environment.split('\0').filter_map(|line| line.strip_prefix("TMPDIR=")).collect();
+    let [folder] = folders[..] else { panic!("{environment}") };
+    // The socket is gone from it, and the folder goes with the plugin.
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
+    plugin.stop(Grace::default()).await;
+    assert!(ground.is_empty());
+}
+
+async fn waiters() {
+    let ground = Ground::with(|host| host.broker = true);
+    let plugin = ground.start(Fault::None).await.unwrap();
+    let broker = plugin.broker().unwrap();
+    // One that gives up leaves nothing behind: the next waits anew.
+    let cut = tokio::time::timeout(Duration::from_millis(10), broker.dial(3)).await;
+    assert!(cut.is_err());
+    let (first, second) = tokio::join!(broker.dial(3), broker.dial(3));
+    assert_eq!(first.unwrap_err().to_string(), "connection 3 was not announced within 5s");
+    assert_eq!(second.unwrap_err().to_string(), "connection 3 is dialled already");
 }
 
 async fn busy() {
