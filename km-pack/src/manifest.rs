@@ -7,9 +7,6 @@ use km_package::manifest::{Build, FileEntry, Frame, Manifest, Payload, Plugin, P
 
 use crate::stamp::Stamped;
 
-/// Protocol versions of plugins built with our SDK.
-const PROTOCOLS: [u32; 1] = [1];
-
 /// A package that nobody has signed.
 #[derive(Debug)]
 pub struct Unsigned {
@@ -60,7 +57,7 @@ impl Stamped {
             },
             customer,
             Target { platform: compiler.platform, triple: compiler.triple },
-            Protocol { versions: PROTOCOLS.to_vec() },
+            Protocol { versions: km_proto::PROTOCOL_VERSIONS.to_vec() },
             Build { created, source_sha256, base_sha256, toolchain: Some(compiler.toolchain) },
             slot,
             source.permissions,

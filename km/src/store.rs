@@ -32,13 +32,10 @@ use km_package::name::CustomerId;
 use km_package::platform::Platform;
 use km_package::verify::{Context, Purpose};
 
-/// Protocol versions that this `km` speaks.
-pub(crate) const PROTOCOLS: [u32; 1] = [1];
-
 /// What packages and installed plugins are judged against here.
 pub(crate) fn context(purpose: Purpose<'_>, customer: Option<CustomerId>) -> Result<Context<'_>, Failure> {
     let platform = Platform::current().map_err(|e| Failure::new(Kind::Failed, e))?;
-    Ok(Context { purpose, customer, platform, protocols: PROTOCOLS.to_vec() })
+    Ok(Context { purpose, customer, platform, protocols: km_proto::PROTOCOL_VERSIONS.to_vec() })
 }
 
 /// The time, for judging expiry.

@@ -15,9 +15,6 @@ use serde::Serialize;
 use crate::environment::Environment;
 use crate::sign::SigningKey;
 
-/// Protocol versions that `km` speaks.
-const PROTOCOLS: [u32; 1] = [1];
-
 /// Check packages by every rule of `km plugins install`, without installing them
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  km-pack verify dist/*.kmpkg --key keys/release.pub.pem")]
@@ -85,7 +82,7 @@ pub(super) fn context(platform: Option<&Platform>) -> Result<Context<'static>, F
     let now = Time::from_unix(seconds)
         .ok_or_else(|| Failure::new(Kind::Failed, "this machine's clock is after the year 2242"))?;
     let purpose = Purpose::Install { now, highest_sequence: &|_, _| None };
-    Ok(Context { purpose, customer: None, platform, protocols: PROTOCOLS.to_vec() })
+    Ok(Context { purpose, customer: None, platform, protocols: km_proto::PROTOCOL_VERSIONS.to_vec() })
 }
 
 /// The keys that were named, else those that lie where keys lie.

@@ -247,11 +247,10 @@ impl Talk<'_> {
         fine("")
     }
 
-    async fn handle(&mut self, bytes: &[u8], direction: Direction, number: usize) -> Result<bool, String> {
+    async fn handle(&mut self, bytes: &[u8], direction: Direction, number: usize) -> Result<(), String> {
         let request = message(bytes, direction, number);
         let answer = self.call("HandleMessage", self.client.clone().handle_message(request)).await?;
-        accepted("HandleMessage", answer.success, &answer.error)?;
-        Ok(answer.success)
+        accepted("HandleMessage", answer.success, &answer.error)
     }
 
     async fn small(&mut self) -> Found {

@@ -10,11 +10,7 @@ use go_plugin::handshake::Cookie;
 use go_plugin::host::{Executable, Host, PluginError, PluginProcess, Runner, Running, Source, Tls, Trouble};
 use km_package::manifest::Manifest;
 use km_package::name::PluginName;
-
-/// Protocol versions that there are checks for.
-pub(super) const VERSIONS: [u32; 1] = [1];
-/// What `km` gives a plugin of its environment.
-const ENVIRONMENT: [(&str, &str); 2] = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LANG", "C.UTF-8")];
+use km_proto::{PLUGIN_ENVIRONMENT, PROTOCOL_VERSIONS};
 
 /// A plugin to be checked.
 pub struct Subject {
@@ -59,8 +55,12 @@ impl Ground {
 
     pub(super) fn host(&self) -> Host {
         let cookie = Cookie { key: km_proto::COOKIE_KEY, value: km_proto::COOKIE_VALUE };
-        let environment = ENVIRONMENT.map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        Host { environment: environment.to_vec(), ..Host::new(cookie, VERSIONS, self.sockets.path()) }
+        let environment =
+            PLUGIN_ENVIRONMENT.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        Host {
+            environment: environment.to_vec(),
+            ..Host::new(cookie, PROTOCOL_VERSIONS, self.sockets.path())
+        }
     }
 
     pub(super) fn with_tls(&self, tls: Tls) -> Host {

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use go_plugin::handshake::CLIENT_CERTIFICATE_VARIABLE;
 use go_plugin::host::{Grace, Host, PluginError, Runner as _, Running, Tls, Trouble};
+use km_proto::PROTOCOL_VERSIONS;
 use tokio::io::AsyncReadExt as _;
 
-use super::ground::{Changed, Ground, VERSIONS};
+use super::ground::{Changed, Ground};
 use super::{Checks, Finding, Found, fine};
 
 /// Tells whether the plugin starts at all.
@@ -80,7 +81,7 @@ async fn common_version(ground: &Ground) -> Found {
         let session = ground.start(&host).await.map_err(words)?;
         let taken = session.plugin.version();
         session.plugin.stop(Grace::default()).await;
-        if !VERSIONS.contains(&taken) {
+        if !PROTOCOL_VERSIONS.contains(&taken) {
             return Err(format!("offered {versions:?}, it took {taken}"));
         }
     }
@@ -92,7 +93,7 @@ async fn no_version(ground: &Ground) -> Found {
     match ground.start(&host).await {
         Ok(_) => Err("it claims to speak protocol 99".to_owned()),
         Err(PluginError { trouble: Trouble::Version { plugin, .. }, .. }) => {
-            let lowest = VERSIONS.contains(&plugin);
+            let lowest = PROTOCOL_VERSIONS.contains(&plugin);
             if lowest { fine(format!("protocol {plugin}")) } else { Err(format!("it reports {plugin}")) }
         }
         Err(error) => Ok(Finding::Warning(format!("the host cannot tell which versions it speaks: {error}"))),

@@ -59,9 +59,6 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// What a handler returns.
 pub type Result<T = ()> = std::result::Result<T, Error>;
 
-/// Protocol versions that this SDK speaks.
-const VERSIONS: [u32; 1] = [1];
-
 /// What a plugin does. All of it is called from one thread, one call at a time; while a call lasts
 /// the next message waits, and the monitored traffic does not.
 pub trait Plugin: Send + 'static {
@@ -154,7 +151,8 @@ pub fn serve(about: About, plugin: impl Plugin) -> ExitCode {
     }
     report_panics();
     let cookie = Cookie { key: km_proto::COOKIE_KEY, value: km_proto::COOKIE_VALUE };
-    let outcome = Startup::begin(cookie, &VERSIONS).and_then(|startup| run(startup, about, stamp, plugin));
+    let outcome = Startup::begin(cookie, &km_proto::PROTOCOL_VERSIONS)
+        .and_then(|startup| run(startup, about, stamp, plugin));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(ServeError::NotStartedByHost) => commandline::refuse(&about),

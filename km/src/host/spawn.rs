@@ -16,9 +16,6 @@ use crate::monitor::Remarks;
 use crate::paths::Home;
 use crate::store::Runnable;
 
-/// Locale and time zone are all that a plugin sees of the user's environment.
-const ENVIRONMENT: [(&str, &str); 2] = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LANG", "C.UTF-8")];
-
 /// What plugins are started with.
 #[derive(Debug, Clone)]
 pub(crate) struct PluginHost {
@@ -47,10 +44,11 @@ impl PluginHost {
         // What hosts left that were killed.
         sweep_sockets(&socket_root);
         let cookie = Cookie { key: km_proto::COOKIE_KEY, value: km_proto::COOKIE_VALUE };
-        let environment = ENVIRONMENT.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let environment =
+            km_proto::PLUGIN_ENVIRONMENT.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let host = Host {
             environment: environment.to_vec(),
-            ..Host::new(cookie, crate::store::PROTOCOLS, socket_root)
+            ..Host::new(cookie, km_proto::PROTOCOL_VERSIONS, socket_root)
         };
         Ok(Self { host, guard, debug })
     }

@@ -20,6 +20,13 @@ pub const COOKIE_KEY: &str = "KILOMETERS_PLUGIN";
 /// Its value.
 pub const COOKIE_VALUE: &str = "kilometers_monitoring_plugin";
 
+/// The protocol versions that there are.
+pub const PROTOCOL_VERSIONS: [u32; 1] = [1];
+
+/// All that a plugin sees of an environment, besides what the process protocol sets.
+pub const PLUGIN_ENVIRONMENT: [(&str, &str); 2] =
+    [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LANG", "C.UTF-8")];
+
 /// Largest message that protocol 1 carries as such: stock Go plugins accept 4 MiB for the whole
 /// request, and the rest of the request needs room too. A longer message is delivered as an
 /// [`event::MessageTooLarge`].

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use km_tests::{TestEnvironment, alive, binary, descendants, path, wait_until};
+use km_tests::{Mode, TestEnvironment, alive, binary, descendants, path, wait_until};
 
 use crate::lifecycle::plugin_process;
 use crate::session::Session;
@@ -205,7 +205,7 @@ fn is_guard(pid: u32) -> bool {
 #[test]
 fn a_stderr_that_nobody_reads_does_not_hold_up_the_end() {
     let environment = TestEnvironment::empty();
-    environment.allow(&binary("misbehaving"), "sleeps");
+    environment.allow(&binary("misbehaving"), Mode::AnswersLate.name());
     // The server fills stderr, which nobody reads; the plugin leaves something to be said.
     let script = "head -c 200000 /dev/zero >&2 & cat";
     let mut session = Session::start(&environment, &["--", "sh", "-c", script]);

@@ -215,7 +215,7 @@ fn a_live_session_shows_its_counters() {
 #[test]
 fn only_the_plugins_that_were_asked_for_are_started_and_none_before_the_first_message() {
     let environment = with(Mode::Counts);
-    environment.allow(&binary("misbehaving"), "fails");
+    environment.allow(&binary("misbehaving"), Mode::Fails.name());
     let finished = session(&environment, &["--plugin", "counts"], 1);
     assert!(
         finished.stderr.contains("[counts] 2 messages") && !finished.stderr.contains("fails"),
