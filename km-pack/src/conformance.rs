@@ -1,8 +1,8 @@
 //! Whether a plugin keeps the whole contract of `docs/protocol.md`, point by point: what a plugin
 //! author runs, whatever the plugin is written in.
 //!
-//! Each room of checks starts the plugin anew, as `km` does: [`start`] (handshake, versions, TLS),
-//! [`calls`] (health, identity, authentication, messages), [`leave`] (shutdown, signals, the end of
+//! Each room of checks starts the plugin anew, as `km` does: `start` (handshake, versions, TLS),
+//! `calls` (health, identity, authentication, messages), `leave` (shutdown, signals, the end of
 //! its host).
 
 mod calls;

@@ -138,7 +138,7 @@ async fn ended(instance: &dyn Instance) -> bool {
     tokio::time::timeout(LEAVE, exit.wait_for(Option::is_some)).await.is_ok()
 }
 
-/// The host that [`host_killed`] starts: starts the plugin, says its process id, and waits to be
+/// The host that is started to be killed: starts the plugin, says its process id, and waits to be
 /// killed.
 ///
 /// # Errors

@@ -28,7 +28,7 @@ type PairingClient interface {
 	Take(ctx context.Context, in *Bytes, opts ...grpc.CallOption) (*Empty, error)
 	// Each piece again, for measuring.
 	Stream(ctx context.Context, opts ...grpc.CallOption) (Pairing_StreamClient, error)
-	// Prints "out <text>" as a line to stdout and "err <text>" as a line to stderr.
+	// Prints "out TEXT" as a line to stdout and "err TEXT" as a line to stderr.
 	Print(ctx context.Context, in *Text, opts ...grpc.CallOption) (*Empty, error)
 	// Dials this connection, calls Partner.Greet("plugin") over it, and answers what that answered.
 	CallHost(ctx context.Context, in *Connection, opts ...grpc.CallOption) (*Text, error)
@@ -130,7 +130,7 @@ type PairingServer interface {
 	Take(context.Context, *Bytes) (*Empty, error)
 	// Each piece again, for measuring.
 	Stream(Pairing_StreamServer) error
-	// Prints "out <text>" as a line to stdout and "err <text>" as a line to stderr.
+	// Prints "out TEXT" as a line to stdout and "err TEXT" as a line to stderr.
 	Print(context.Context, *Text) (*Empty, error)
 	// Dials this connection, calls Partner.Greet("plugin") over it, and answers what that answered.
 	CallHost(context.Context, *Connection) (*Text, error)

@@ -169,7 +169,7 @@ pub mod pairing_client {
             req.extensions_mut().insert(GrpcMethod::new("pairing.Pairing", "Stream"));
             self.inner.streaming(req, path, codec).await
         }
-        /// Prints "out <text>" as a line to stdout and "err <text>" as a line to stderr.
+        /// Prints "out TEXT" as a line to stdout and "err TEXT" as a line to stderr.
         pub async fn print(
             &mut self,
             request: impl tonic::IntoRequest<super::Text>,
@@ -262,7 +262,7 @@ pub mod pairing_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::Bytes>>,
         ) -> std::result::Result<tonic::Response<Self::StreamStream>, tonic::Status>;
-        /// Prints "out <text>" as a line to stdout and "err <text>" as a line to stderr.
+        /// Prints "out TEXT" as a line to stdout and "err TEXT" as a line to stderr.
         async fn print(
             &self,
             request: tonic::Request<super::Text>,
@@ -665,8 +665,8 @@ pub mod partner_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Served over a brokered connection by whoever offered it: answers "<side> greets <text>", where
-    /// side is `host` or `plugin`.
+    /// Served over a brokered connection by whoever offered it: answers "SIDE greets TEXT", where
+    /// SIDE is `host` or `plugin`.
     #[derive(Debug, Clone)]
     pub struct PartnerClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -785,8 +785,8 @@ pub mod partner_server {
             request: tonic::Request<super::Text>,
         ) -> std::result::Result<tonic::Response<super::Text>, tonic::Status>;
     }
-    /// Served over a brokered connection by whoever offered it: answers "<side> greets <text>", where
-    /// side is `host` or `plugin`.
+    /// Served over a brokered connection by whoever offered it: answers "SIDE greets TEXT", where
+    /// SIDE is `host` or `plugin`.
     #[derive(Debug)]
     pub struct PartnerServer<T> {
         inner: Arc<T>,
