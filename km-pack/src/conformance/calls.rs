@@ -18,7 +18,7 @@ use km_proto::v1::{
 use km_proto::{Direction, MAX_V1_MESSAGE};
 use tonic::{Response, Status};
 
-use super::ground::{Changed, Ground, Session};
+use super::ground::{Changed, Ground};
 use super::{Checks, Finding, Found, fine};
 
 /// How long one call may take.
@@ -52,7 +52,7 @@ pub(super) async fn check(ground: &Ground, checks: &mut Checks<'_>) {
             return;
         }
     };
-    let stdout = Session::raw_stdout(&session);
+    let stdout = session.raw_stdout();
     let client = KilometersPluginClient::new(session.plugin.channel());
     let mut talk = Talk { ground, plugin: session.plugin, client, lost: None };
     talk.introduce(checks).await;

@@ -71,8 +71,8 @@ impl PluginProcess {
             Ok(connection) => {
                 output.stream(connection.channel.clone());
                 let broker = host.broker.then(|| start_broker(&sockets, &*instance, &connection));
-                if broker.is_none() {
-                    // Nobody is to connect any more.
+                // Nobody is to connect any more. Only in our own folder: the path is the plugin's word.
+                if broker.is_none() && connection.socket.parent() == Some(sockets.path()) {
                     let _ = std::fs::remove_file(&connection.socket);
                 }
                 Ok(Self { instance, output, connection, broker, _sockets: sockets })
