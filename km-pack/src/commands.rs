@@ -1,8 +1,10 @@
 //! The command line: one file for each command.
 
 mod build;
+mod customers;
 mod inspect;
 mod keygen;
+mod serve;
 mod test;
 mod verify;
 
@@ -10,15 +12,16 @@ use std::io::Read as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use km_cli::{CommonArgs, Output, Shell};
 use km_package::failure::{Failure, Kind};
 use serde::Serialize;
 
 use crate::conformance;
+use crate::customers::{Address, Database, address};
 use crate::environment::{self, Environment};
 
-/// Builds, stamps, signs and inspects Kilometers plugin packages.
+/// Builds, stamps, signs and inspects Kilometers plugin packages, and serves the plugin API.
 #[derive(Debug, Parser)]
 #[command(name = "km-pack", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
@@ -38,6 +41,8 @@ enum Command {
     Verify(verify::Verify),
     Inspect(inspect::Inspect),
     Test(test::Test),
+    Customers(customers::Customers),
+    Serve(serve::Serve),
     /// Print the completion script for a shell
     #[command(after_help = "Example:\n  km-pack completions bash > /etc/bash_completion.d/km-pack")]
     Completions {
@@ -74,6 +79,8 @@ fn run(args: &KmPack, output: &Output) -> Result<ExitCode, Failure> {
         Command::Verify(command) => command.run(&environment, output),
         Command::Inspect(command) => command.run(&environment, output),
         Command::Test(command) => return command.run(&environment, output),
+        Command::Customers(command) => command.run(&environment, output),
+        Command::Serve(command) => command.run(&environment, output),
         Command::Completions { shell } => {
             let script = km_cli::completions::<KmPack>(*shell);
             output.result(&Completions { script: &script }, &script);
@@ -86,6 +93,21 @@ fn run(args: &KmPack, output: &Output) -> Result<ExitCode, Failure> {
 #[derive(Debug, Serialize)]
 struct Completions<'a> {
     script: &'a str,
+}
+
+/// Where the customers are.
+#[derive(Debug, Args)]
+struct DatabaseArgs {
+    /// sqlite://PATH or postgres://…; else KM_DATABASE, else sqlite://dist/km.db
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+}
+
+impl DatabaseArgs {
+    async fn open(&self, environment: &Environment) -> Result<Database, Failure> {
+        let url = self.database.as_deref().or(environment.database.as_deref()).unwrap_or(address::DEFAULT);
+        Database::open(&Address::parse(url, &environment.current_dir)?).await
+    }
 }
 
 /// Opens a package for reading, with its length.

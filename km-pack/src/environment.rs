@@ -23,6 +23,9 @@ pub struct Environment {
     pub cargo_home: Option<PathBuf>,
     /// `CARGO_ENCODED_RUSTFLAGS` or `RUSTFLAGS`, as the former: passed on, with ours added.
     pub rust_flags: Option<String>,
+    /// `KM_DATABASE`: where the customers are, when `--database` does not say it. It may hold a password,
+    /// which then stands in no process list.
+    pub database: Option<String>,
     /// The current folder, for relative paths and for finding the workspace.
     pub current_dir: PathBuf,
 }
@@ -39,6 +42,7 @@ impl Environment {
             cargo_target_dir: path("CARGO_TARGET_DIR"),
             cargo_home: path("CARGO_HOME").or_else(|| Some(path("HOME")?.join(".cargo"))),
             rust_flags: text("CARGO_ENCODED_RUSTFLAGS").or_else(flags),
+            database: text("KM_DATABASE"),
             current_dir: env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
         }
     }
@@ -54,6 +58,7 @@ pub fn log_settings() -> Settings {
     Settings {
         debug: env::var("KM_DEBUG").is_ok_and(|value| value == "true" || value == "1"),
         log: env::var("KM_LOG").ok(),
+        log_to: None,
     }
 }
 

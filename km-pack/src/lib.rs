@@ -9,7 +9,9 @@
 //!
 //! [`conformance`] checks what a plugin does.
 //!
-//! [`plan`] decides everything before anything is touched. Only [`sign`] reads private keys, only
+//! [`serve`] answers the plugin API, out of the database of [`customers`], with tokens signed by [`token`].
+//!
+//! [`plan`] decides everything before anything is touched. Only [`sign`] reads release keys, only
 //! [`compile`] starts processes, only [`environment`] reads the environment.
 
 #![warn(missing_docs)]
@@ -18,9 +20,12 @@ pub mod archive;
 pub mod commands;
 pub mod compile;
 pub mod conformance;
+pub mod customers;
 pub mod environment;
 pub mod manifest;
 pub mod plan;
+pub mod serve;
 pub mod sign;
 pub mod source;
 pub mod stamp;
+pub mod token;
