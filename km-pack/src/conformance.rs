@@ -2,13 +2,14 @@
 //! author runs, whatever the plugin is written in.
 //!
 //! Each room of checks starts the plugin anew, as `km` does: `start` (handshake, versions, TLS),
-//! `calls` (health, identity, authentication, messages), `leave` (shutdown, signals, the end of
+//! `calls` (health, identity, authentication, messages), `tokens` (protocol 2), `leave` (shutdown, signals, the end of
 //! its host).
 
 mod calls;
 mod ground;
 mod leave;
 mod start;
+mod tokens;
 
 pub use ground::Subject;
 pub use leave::hold;
@@ -131,6 +132,7 @@ pub async fn check(subject: Subject, observe: &mut dyn FnMut(&Check)) -> std::io
     let mut checks = Checks { made: Vec::new(), observe };
     if start::check(&ground, &mut checks).await {
         calls::check(&ground, &mut checks).await;
+        tokens::check(&ground, &mut checks).await;
         leave::check(&ground, &mut checks).await;
     }
     Ok(checks.made)

@@ -1,6 +1,9 @@
 //! The command line: one file for each command.
 
 mod allow;
+mod auth;
+mod doctor;
+mod init;
 mod install;
 mod list;
 mod monitor;
@@ -9,12 +12,13 @@ mod status;
 mod trust;
 mod version;
 
+use std::future::Future;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use km_cli::{CommonArgs, Output, Shell};
-use km_package::failure::Failure;
+use km_package::failure::{Failure, Kind};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -26,7 +30,7 @@ use crate::trust::Trust;
 #[derive(Debug, Parser)]
 #[command(name = "km", version = version::LINE, propagate_version = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Example:\n  km plugins install km-plugin-console-logger-0123456789ab.kmpkg\n  km monitor -- npx -y @modelcontextprotocol/server-everything"
+    after_help = "Example:\n  km init --api-key -\n  km plugins install km-plugin-console-logger-0123456789ab.kmpkg\n  km monitor -- npx -y @modelcontextprotocol/server-everything"
 )]
 struct Km {
     #[command(flatten)]
@@ -37,6 +41,10 @@ struct Km {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Init),
+    /// The API key: set, show, remove
+    #[command(subcommand, arg_required_else_help = true)]
+    Auth(auth::Auth),
     Monitor(monitor::Monitor),
     /// Install, list and remove plugins
     #[command(subcommand, arg_required_else_help = true)]
@@ -44,6 +52,7 @@ enum Command {
     /// The release keys that this machine trusts
     #[command(subcommand, arg_required_else_help = true)]
     Trust(trust::TrustCommand),
+    Doctor(doctor::Doctor),
     Version(version::Version),
     /// Print the completion script for a shell
     #[command(after_help = "Example:\n  km completions bash > /etc/bash_completion.d/km")]
@@ -78,6 +87,9 @@ fn run(args: &Km, output: &Output) -> Result<ExitCode, Failure> {
     let environment = Environment::read();
     let done = |()| ExitCode::SUCCESS;
     match &args.command {
+        Command::Init(command) => command.run(&Local::open(environment)?, output).map(done),
+        Command::Auth(command) => command.run(&Local::open(environment)?, output).map(done),
+        Command::Doctor(command) => command.run(environment, output),
         Command::Monitor(command) => command.run(environment, output),
         Command::Plugins(plugins) => {
             let local = Local::open(environment)?;
@@ -123,6 +135,18 @@ impl Local {
         let trust = Trust::load(&home)?;
         Ok(Self { environment, home, config, trust })
     }
+}
+
+/// Runs what waits for the network or for processes.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Kind::Local, e))?;
+    let result = runtime.block_on(work);
+    // A name that is still being resolved must not hold up the end.
+    runtime.shutdown_background();
+    Ok(result)
 }
 
 /// Asks a question on a terminal. Elsewhere the answer is yes.

@@ -6,11 +6,12 @@
 //! store::Runnable → SpawnedPlugin → AuthenticatedPlugin → (messages) → stopped
 //! ```
 //!
-//! [`supervise`] restarts what dies. [`guard`] starts the server, and sees to it that nothing is
+//! [`supervise`] restarts what dies, [`renew`] stops what may not run any more. [`guard`] starts the server, and sees to it that nothing is
 //! left of it. No other module of `km` starts processes.
 
 pub(crate) mod authenticate;
 pub(crate) mod guard;
+pub(crate) mod renew;
 pub(crate) mod report;
 pub(crate) mod spawn;
 pub(crate) mod supervise;
@@ -20,11 +21,15 @@ pub(crate) use spawn::{PluginHost, SpawnedPlugin};
 
 use std::fmt;
 
+use km_package::failure::Kind;
+
 /// Why a plugin does not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PluginFailure {
     /// Starting it again will not help: refused, unsigned, made for somebody else.
     Refused(String),
+    /// It may not run now, and may again: the subscription, the API key or the network decide.
+    Unauthorized { kind: Kind, why: String },
     /// It did not start, or died, or does not answer: it may do better next time.
     Crashed(String),
 }
@@ -32,7 +37,17 @@ pub(crate) enum PluginFailure {
 impl fmt::Display for PluginFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(why) | Self::Crashed(why) => f.write_str(why),
+            Self::Refused(why) | Self::Crashed(why) | Self::Unauthorized { why, .. } => f.write_str(why),
+        }
+    }
+}
+
+impl PluginFailure {
+    /// What kind of failure it is, for scripts.
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Refused(_) | Self::Crashed(_) => Kind::Plugin,
+            Self::Unauthorized { kind, .. } => *kind,
         }
     }
 }

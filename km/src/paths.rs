@@ -14,6 +14,8 @@ use crate::environment::Environment;
 #[derive(Debug, Clone)]
 pub(crate) struct Home {
     root: PathBuf,
+    /// The user's home.
+    user: Option<PathBuf>,
     temporary: PathBuf,
 }
 
@@ -31,7 +33,7 @@ impl Home {
             }
         };
         let root = std::path::absolute(&root).map_err(|e| Failure::file("find", &root, &e))?;
-        Ok(Self { root, temporary: environment.temporary.clone() })
+        Ok(Self { root, user: environment.home.clone(), temporary: environment.temporary.clone() })
     }
 
     /// Links to the executables, and plain binaries put there by hand.
@@ -59,8 +61,23 @@ impl Home {
         self.plugins().join(".staging")
     }
 
+    /// `KM_HOME`, or `~/.km`.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub(crate) fn config_file(&self) -> PathBuf {
         self.root.join("config").join("config.toml")
+    }
+
+    /// Encrypted tokens.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    /// The configuration of the older product, which is read and never written.
+    pub(crate) fn older_config_file(&self) -> Option<PathBuf> {
+        Some(self.user.as_ref()?.join(".config").join("kilometers").join("config.json"))
     }
 
     /// Release keys that were added.

@@ -21,7 +21,7 @@ mod staging;
 
 pub(crate) use highest::HighestSequences;
 pub(crate) use install::{Action, InstallOptions, install, remove};
-pub(crate) use installed::{Runnable, open};
+pub(crate) use installed::{PackageIdentity, Runnable, open};
 pub(crate) use listing::{Entry, State, digest_of, list};
 pub(crate) use lock::FolderLock;
 pub(crate) use staging::Staging;

@@ -29,28 +29,36 @@
 //! front. `km-pack build` compiles it, stamps a customer's identity into it and signs the package.
 //!
 //! Besides the trait there is nothing to configure: the handshake, health, authentication by the
-//! stamped [identity], orderly shutdown and the end of the plugin when its host is gone are here.
+//! stamped [identity] and by token, orderly shutdown and the end of the plugin when its host is gone
+//! are here. What the customer's subscription allows arrives as [`Access`].
 
 #![warn(missing_docs)]
 
+mod access;
 mod commandline;
+mod gate;
 pub mod identity;
 mod message;
-mod service;
+mod protocol1;
+mod protocol2;
 mod worker;
 
+pub use access::{Access, Api, Token, error, event, feature};
 pub use km_package::tier::Tier;
 pub use km_proto::Direction;
 pub use km_proto::jsonrpc::{Kind, Summary};
 pub use message::{Body, Message};
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use go_plugin::handshake::Cookie;
 use go_plugin::plugin::{Leave, ServeError, Startup};
 
+use gate::Gate;
 use identity::Stamp;
-use service::Protocol1;
+use protocol1::Protocol1;
+use protocol2::Protocol2;
 use tonic::service::RoutesBuilder;
 use worker::Worker;
 
@@ -68,6 +76,16 @@ pub trait Plugin: Send + 'static {
     /// When it cannot work: `km` gives it up for this session and says why.
     fn start(&mut self, session: &Session) -> Result {
         let _ = session;
+        Ok(())
+    }
+
+    /// What it may do has changed or was renewed, in a session that has begun. Where nothing is
+    /// allowed any more, `km` stops the plugin instead.
+    ///
+    /// # Errors
+    /// Logged by `km`.
+    fn access(&mut self, access: &Access) -> Result {
+        let _ = access;
         Ok(())
     }
 
@@ -98,8 +116,8 @@ pub trait Plugin: Send + 'static {
 /// What a plugin is told at the beginning of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// The tier it runs at.
-    pub tier: Tier,
+    /// What it may do, to begin with.
+    pub access: Access,
     /// The API endpoint that `km` is configured with; empty if none.
     pub api_endpoint: String,
     /// Whether `km` runs with debugging on.
@@ -117,9 +135,36 @@ pub struct About {
     pub description: &'static str,
     /// The tier that a customer needs to run it.
     pub required_tier: Tier,
+    /// Features of a subscription that it makes use of ([`feature`]).
+    pub features: &'static [&'static str],
+    /// What its process wants to reach.
+    pub permissions: Permissions,
+}
+
+/// What a plugin's process wants to reach; as `permissions` in `[package.metadata.km]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Permissions {
+    /// Hosts.
+    pub network: &'static [&'static str],
+    /// Files that are read.
+    pub read: &'static [&'static str],
+    /// Files that are written.
+    pub write: &'static [&'static str],
 }
 
 impl About {
+    /// Adds the features of a subscription that it makes use of.
+    #[must_use]
+    pub const fn features(self, features: &'static [&'static str]) -> Self {
+        Self { features, ..self }
+    }
+
+    /// Adds what its process wants to reach.
+    #[must_use]
+    pub const fn permissions(self, permissions: Permissions) -> Self {
+        Self { permissions, ..self }
+    }
+
     /// The plugin's name.
     pub fn name(&self) -> &'static str {
         self.package.strip_prefix(km_package::name::EXECUTABLE_PREFIX).unwrap_or(self.package)
@@ -139,6 +184,8 @@ macro_rules! about {
             version: env!("CARGO_PKG_VERSION"),
             description: env!("CARGO_PKG_DESCRIPTION"),
             required_tier: $tier,
+            features: &[],
+            permissions: $crate::Permissions { network: &[], read: &[], write: &[] },
         }
     };
 }
@@ -176,7 +223,11 @@ fn run(
     let worker = Worker::start(plugin).map_err(ServeError::Start)?;
     runtime.block_on(async {
         let mut routes = RoutesBuilder::default();
-        routes.add_service(Protocol1::new(about, stamp, worker.clone()).into_server());
+        let gate = Arc::new(Gate::new(about, stamp));
+        routes.add_service(Protocol1::new(Arc::clone(&gate), worker.clone()).into_server());
+        if startup.version() >= 2 {
+            routes.add_service(Protocol2::new(gate, worker.clone()).into_server());
+        }
         let served = startup.serve(Leave::default(), routes).await;
         worker.stop().await;
         served

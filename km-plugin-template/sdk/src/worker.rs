@@ -1,17 +1,24 @@
 //! The thread on which the author's code runs, one call after the other.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::{io, thread};
 
 use tokio::sync::oneshot;
 
 use crate::{Plugin, Result};
 
+const STOPPED: &str = "the plugin has stopped";
+
 type Call = Box<dyn FnOnce(&mut dyn Plugin) -> Result + Send>;
 
 /// Hands calls to the author's thread. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Worker(mpsc::Sender<(Call, oneshot::Sender<Result>)>);
+pub(crate) struct Worker {
+    calls: mpsc::Sender<(Call, oneshot::Sender<Result>)>,
+    /// Whether the session has begun: nothing is told to a plugin before.
+    begun: Arc<AtomicBool>,
+}
 
 impl Worker {
     pub(crate) fn start(mut plugin: impl Plugin) -> io::Result<Self> {
@@ -22,14 +29,43 @@ impl Worker {
                 let _ = done.send(call(&mut plugin));
             }
         })?;
-        Ok(Self(calls))
+        Ok(Self { calls, begun: Arc::default() })
     }
 
     /// Runs one call after all earlier ones.
     pub(crate) async fn run(&self, call: impl FnOnce(&mut dyn Plugin) -> Result + Send + 'static) -> Result {
+        self.queue(call)?.await.map_err(|_| STOPPED)?
+    }
+
+    fn queue(
+        &self,
+        call: impl FnOnce(&mut dyn Plugin) -> Result + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result>> {
         let (done, outcome) = oneshot::channel();
-        self.0.send((Box::new(call), done)).map_err(|_| "the plugin has stopped")?;
-        outcome.await.map_err(|_| "the plugin has stopped")?
+        self.calls.send((Box::new(call), done)).map_err(|_| STOPPED)?;
+        Ok(outcome)
+    }
+
+    /// Runs the call that begins the session.
+    pub(crate) async fn begin(
+        &self,
+        call: impl FnOnce(&mut dyn Plugin) -> Result + Send + 'static,
+    ) -> Result {
+        self.begun.store(true, Ordering::Relaxed);
+        self.run(call).await
+    }
+
+    /// Tells the plugin something in a session that has begun, and does not wait.
+    pub(crate) fn tell(&self, call: impl FnOnce(&mut dyn Plugin) -> Result + Send + 'static) {
+        if !self.begun.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(outcome) = self.queue(call) else { return };
+        tokio::spawn(async move {
+            if let Ok(Err(error)) = outcome.await {
+                eprintln!("{error}");
+            }
+        });
     }
 
     /// The last call; bounded, since the host will not wait for ever either.

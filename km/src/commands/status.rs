@@ -1,5 +1,6 @@
 //! `km plugins status`
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,7 +11,9 @@ use km_package::name::PluginName;
 use serde::Serialize;
 
 use super::Local;
-use crate::host::PluginHost;
+use crate::auth::{Authority, Settings};
+use crate::host::report::AccessReport;
+use crate::host::{PluginFailure, PluginHost};
 use crate::monitor::{self, SessionReport};
 use crate::store::{self, Entry, State};
 
@@ -40,15 +43,19 @@ struct PluginStatus {
 
 /// What starting a plugin showed.
 #[derive(Debug, Default, Serialize)]
-struct Health {
+pub(super) struct Health {
     /// `serving`, `failed`, or `not started`.
-    health: &'static str,
-    authenticated: bool,
+    pub(super) health: &'static str,
+    pub(super) authenticated: bool,
+    /// What it may do, and until when.
+    access: Option<AccessReport>,
     /// Whether the connection to it is mutual TLS.
     encrypted: Option<bool>,
     start_ms: Option<f64>,
     memory_bytes: Option<u64>,
-    error: Option<String>,
+    pub(super) error: Option<String>,
+    /// The kind of the error, as exit codes have it.
+    error_kind: Option<Kind>,
 }
 
 impl Status {
@@ -61,20 +68,18 @@ impl Status {
                     .help("`km plugins list` shows what is"));
             }
         }
+        let settings = Settings::load(&local.environment, &local.home, &local.config)?;
+        let authority = Arc::new(Authority::new(settings, &local.home));
         let progress = output.progress();
         progress.step("asking the plugins");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Failure::new(Kind::Local, e))?;
-        let plugins = runtime.block_on(async {
+        let plugins = super::block_on(async {
             let mut plugins = Vec::new();
             for entry in entries {
-                let health = ask(local, &entry).await;
+                let health = ask(local, &authority, &entry).await;
                 plugins.push(PluginStatus { entry, health });
             }
             plugins
-        });
+        })?;
         drop(progress);
         let sessions = monitor::sessions(&local.home);
         if plugins.is_empty() && !output.is_json() {
@@ -87,39 +92,55 @@ impl Status {
 }
 
 /// Starts one plugin, if it may run, and stops it again.
-async fn ask(local: &Local, entry: &Entry) -> Health {
+pub(super) async fn ask(local: &Local, authority: &Arc<Authority>, entry: &Entry) -> Health {
     match entry.state {
         State::Installed | State::Allowed => {}
         State::Unsigned | State::Untrusted | State::Disabled => {
-            return Health { health: "not started", error: entry.reason.clone(), ..Health::default() };
+            let error_kind = Some(Kind::Untrusted);
+            return Health {
+                health: "not started",
+                error: entry.reason.clone(),
+                error_kind,
+                ..Health::default()
+            };
         }
     }
-    start(local, &entry.name).await.unwrap_or_else(|(health, error)| Health {
+    start(local, authority, &entry.name).await.unwrap_or_else(|(health, error, kind)| Health {
         health,
         error: Some(error),
+        error_kind: Some(kind),
         ..Health::default()
     })
 }
 
-async fn start(local: &Local, name: &PluginName) -> Result<Health, (&'static str, String)> {
-    let refused = |failure: Failure| ("not started", failure.message);
+async fn start(
+    local: &Local,
+    authority: &Arc<Authority>,
+    name: &PluginName,
+) -> Result<Health, (&'static str, String, Kind)> {
+    let refused = |failure: Failure| ("not started", failure.message, failure.kind);
+    let failed = |failure: PluginFailure| ("failed", failure.to_string(), failure.kind());
     let runnable = store::open(&local.home, &local.trust, &local.config, name).map_err(refused)?;
     let host = PluginHost::new(&local.home, local.environment.debug, None).map_err(refused)?;
-    let spawned = host.spawn(runnable).await.map_err(|e| ("failed", e.to_string()))?;
-    if let Err(e) = spawned.check_health().await {
+    let spawned = host.spawn(runnable).await.map_err(failed)?;
+    if let Err(failure) = spawned.check_health().await {
         spawned.stop(GRACE).await;
-        return Err(("failed", e.to_string()));
+        return Err(failed(failure));
     }
     let start_ms = Some((spawned.start_time.as_secs_f64() * 10_000.0).round() / 10.0);
     let memory_bytes = spawned.id().and_then(resident_bytes);
     let encrypted = Some(spawned.is_encrypted());
     let health = Health { health: "serving", encrypted, start_ms, memory_bytes, ..Health::default() };
-    match spawned.authenticate(host.debug).await {
+    match spawned.authenticate(authority, host.debug).await {
         Ok(plugin) => {
+            let access = Some(AccessReport::new(&plugin.access, None, false));
             plugin.stop(GRACE).await;
-            Ok(Health { authenticated: true, ..health })
+            Ok(Health { authenticated: true, access, ..health })
         }
-        Err(e) => Ok(Health { error: Some(e.to_string()), ..health }),
+        Err(failure) => {
+            let error_kind = Some(failure.kind());
+            Ok(Health { error: Some(failure.to_string()), error_kind, ..health })
+        }
     }
 }
 
@@ -148,9 +169,10 @@ fn text(plugins: &[PluginStatus], sessions: &[SessionReport]) -> String {
                 Some(1) => ", started again once".to_owned(),
                 Some(restarts) => format!(", started again {restarts} times"),
             };
+            let access = access(&plugin["access"]);
             let error = plugin["error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
             text += &format!(
-                "  {} {}{restarts}{error}: {} delivered, {} waiting, {} failed, {} dropped\n",
+                "  {} {}{access}{restarts}{error}: {} delivered, {} waiting, {} failed, {} dropped\n",
                 word("name"),
                 word("life"),
                 plugin["delivered"],
@@ -161,6 +183,14 @@ fn text(plugins: &[PluginStatus], sessions: &[SessionReport]) -> String {
         }
     }
     text
+}
+
+/// For example `, Pro until 2026-11-22T12:00:00Z`, and why it was not renewed.
+fn access(access: &serde_json::Value) -> String {
+    let Some(tier) = access["tier"].as_str() else { return String::new() };
+    let until = access["expires_at"].as_str().map(|end| format!(" until {end}")).unwrap_or_default();
+    let trouble = access["trouble"].as_str().map(|trouble| format!(" ({trouble})")).unwrap_or_default();
+    format!(", {tier}{until}{trouble}")
 }
 
 fn row(PluginStatus { entry, health }: &PluginStatus) -> Vec<String> {

@@ -1,22 +1,28 @@
-//! From a process to a plugin that may see messages: health, name, tier, `Authenticate`, and only
-//! then `Initialize`.
+//! From a process to a plugin that may see messages: health, who it is, what it may do, and only then
+//! `Initialize`.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use go_plugin::Channel;
 use go_plugin::host::{Grace, PluginError, Trouble};
+use km_package::failure::Kind;
 use km_package::tier::Tier;
 use km_proto::event::MessageTooLarge;
-use km_proto::v1::kilometers_plugin_client::KilometersPluginClient;
+use km_proto::v1::kilometers_plugin_client::KilometersPluginClient as Protocol1;
 use km_proto::v1::{
     AuthenticateRequest, Empty, HandleMessageRequest, HandleStreamEventRequest, InitializeRequest,
     PluginConfig, ShutdownRequest, StreamEvent,
 };
+use km_proto::v2;
+use km_proto::v2::kilometers_plugin_client::KilometersPluginClient as Protocol2;
 use tonic::{Response, Status};
 
 use super::{PluginFailure, SpawnedPlugin};
+use crate::auth::{Authority, Authorization, Grant, NoToken};
 use crate::monitor::{Content, Message};
+use crate::store::PackageIdentity;
 
 /// How long each call before the first message may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -29,7 +35,43 @@ const MAX_ANSWER: usize = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct AuthenticatedPlugin {
     plugin: SpawnedPlugin,
-    client: KilometersPluginClient<Channel>,
+    client: Protocol1<Channel>,
+    /// What it may do, as of its authentication.
+    pub(crate) access: Access,
+    /// For showing it again what it may do.
+    pub(crate) door: Door,
+}
+
+/// What a plugin may do.
+#[derive(Debug, Clone)]
+pub(crate) struct Access {
+    /// The lowest of the subscription's tier and the stamped one, as the plugin said it.
+    pub(crate) tier: String,
+    pub(crate) features: Vec<String>,
+    /// The token that says so; none where the plugin's own identity does.
+    pub(crate) grant: Option<Grant>,
+    /// Why the token is an older one, or none.
+    pub(crate) trouble: Option<NoToken>,
+}
+
+/// The way into one plugin process, for as long as that lives.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    voice: Voice,
+    pub(crate) authority: Arc<Authority>,
+    /// What its manifest says; none for an allowed binary.
+    pub(crate) identity: Option<PackageIdentity>,
+    /// The tier that it needs, by its manifest and its own word.
+    pub(crate) required_tier: Tier,
+}
+
+/// How a plugin is authenticated.
+#[derive(Debug, Clone)]
+enum Voice {
+    /// By the API key.
+    One(Protocol1<Channel>),
+    /// By a token.
+    Two(Protocol2<Channel>),
 }
 
 /// What became of one message.
@@ -48,13 +90,15 @@ impl SpawnedPlugin {
         health.map_err(|e| PluginFailure::Crashed(e.to_string()))
     }
 
-    /// Authenticates by the rule for "no API key": what needs no more than Free runs on its stamped
-    /// identity.
-    pub(crate) async fn authenticate(mut self, debug: bool) -> Result<AuthenticatedPlugin, PluginFailure> {
-        let mut client =
-            KilometersPluginClient::new(self.process.channel()).max_decoding_message_size(MAX_ANSWER);
-        match self.converse(&mut client, debug).await {
-            Ok(()) => Ok(AuthenticatedPlugin { plugin: self, client }),
+    /// Finds out who it is and what it may do, tells it, and begins its session.
+    pub(crate) async fn authenticate(
+        mut self,
+        authority: &Arc<Authority>,
+        debug: bool,
+    ) -> Result<AuthenticatedPlugin, PluginFailure> {
+        let mut client = Protocol1::new(self.process.channel()).max_decoding_message_size(MAX_ANSWER);
+        match self.converse(&mut client, authority, debug).await {
+            Ok((door, access)) => Ok(AuthenticatedPlugin { plugin: self, client, access, door }),
             Err(failure) => {
                 self.stop(Grace { shutdown: Duration::from_millis(500), ..Grace::default() }).await;
                 Err(failure)
@@ -64,38 +108,72 @@ impl SpawnedPlugin {
 
     async fn converse(
         &mut self,
-        client: &mut KilometersPluginClient<Channel>,
+        client: &mut Protocol1<Channel>,
+        authority: &Arc<Authority>,
         debug: bool,
-    ) -> Result<(), PluginFailure> {
+    ) -> Result<(Door, Access), PluginFailure> {
         self.check_health().await?;
-        let name = self.call("GetName", client.get_name(Empty {})).await?.value;
-        if name != self.name.as_str() {
-            return Err(PluginFailure::Refused(format!("it says that its name is {name:?}")));
-        }
-        let tier = self.call("GetRequiredTier", client.get_required_tier(Empty {})).await?.value;
-        let claimed: Tier =
-            tier.parse().map_err(|e| PluginFailure::Refused(format!("required tier: {e}")))?;
-        let required = claimed.max(self.required_tier);
-        if required > Tier::Free {
-            return Err(PluginFailure::Refused(format!(
-                "it needs tier {required}, and no API key is configured"
-            )));
-        }
-        let request = AuthenticateRequest { api_key: String::new() };
-        let answer = self.call("Authenticate", client.authenticate(request)).await?;
-        if !(answer.success && answer.auth_response.unwrap_or_default().authorized) {
-            return Err(PluginFailure::Refused(format!(
-                "it refused authentication: {}",
-                said(&answer.error)
-            )));
-        }
-        let config = PluginConfig { debug, ..PluginConfig::default() };
-        let answer =
-            self.call("Initialize", client.initialize(InitializeRequest { config: Some(config) })).await?;
+        let speaks_tokens = self.process.version() >= 2;
+        let (voice, claimed) = match speaks_tokens {
+            true => self.describe().await?,
+            false => self.introduce(client).await?,
+        };
+        let door = Door {
+            voice,
+            authority: Arc::clone(authority),
+            identity: self.identity.clone(),
+            required_tier: claimed.max(self.required_tier),
+        };
+        let access = match door.ask().await {
+            Ok((grant, trouble)) => door.present(grant, trouble).await,
+            Err(failure) => Err(failure),
+        }?;
+        // A plugin that knows tokens needs no key.
+        let api_key = authority.api_key().filter(|_| !speaks_tokens);
+        let config = PluginConfig {
+            debug,
+            api_endpoint: authority.endpoint(),
+            api_key: api_key.map(|key| key.reveal().to_owned()).unwrap_or_default(),
+        };
+        let request = InitializeRequest { config: Some(config) };
+        let answer = self.call("Initialize", client.initialize(request)).await?;
         if !answer.success {
             return Err(PluginFailure::Refused(format!("it cannot work: {}", said(&answer.error))));
         }
-        Ok(())
+        Ok((door, access))
+    }
+
+    /// Protocol 1: who it is, and the tier that it needs.
+    async fn introduce(&mut self, client: &mut Protocol1<Channel>) -> Result<(Voice, Tier), PluginFailure> {
+        let name = self.call("GetName", client.get_name(Empty {})).await?.value;
+        self.check_name(&name)?;
+        let tier = self.call("GetRequiredTier", client.get_required_tier(Empty {})).await?.value;
+        Ok((Voice::One(client.clone()), parse_tier(&tier)?))
+    }
+
+    /// The same in protocol 2, and whether it is what its manifest says.
+    async fn describe(&mut self) -> Result<(Voice, Tier), PluginFailure> {
+        let mut client = Protocol2::new(self.process.channel()).max_decoding_message_size(MAX_ANSWER);
+        let answer = self.call("Describe", client.describe(v2::DescribeRequest {})).await?;
+        self.check_name(&answer.name)?;
+        if let Some(expected) = &self.identity {
+            let stamped = answer.identity.unwrap_or_default();
+            let found = (answer.version.as_str(), stamped.customer.as_str(), stamped.tier.as_str());
+            let wanted = (expected.version.as_str(), expected.customer.as_str(), expected.tier.as_str());
+            if found != wanted {
+                return Err(PluginFailure::Refused(format!(
+                    "it says that it is {found:?}, its manifest says {wanted:?}"
+                )));
+            }
+        }
+        Ok((Voice::Two(client), parse_tier(&answer.required_tier)?))
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), PluginFailure> {
+        if name == self.name.as_str() {
+            return Ok(());
+        }
+        Err(PluginFailure::Refused(format!("it says that its name is {name:?}")))
     }
 
     async fn call<T>(
@@ -107,9 +185,122 @@ impl SpawnedPlugin {
     }
 }
 
+fn parse_tier(text: &str) -> Result<Tier, PluginFailure> {
+    text.parse().map_err(|e| PluginFailure::Refused(format!("required tier: {e}")))
+}
+
 /// What a plugin says of itself, as part of a line.
 fn said(text: &str) -> String {
     km_cli::printable_line(text).chars().take(1000).collect()
+}
+
+impl Door {
+    /// Asks what the plugin may do, from the cache on.
+    async fn ask(&self) -> Result<(Option<Grant>, Option<NoToken>), PluginFailure> {
+        let answer = match &self.identity {
+            Some(identity) => Some(self.authority.authorize(identity).await),
+            None => None,
+        };
+        self.admit(answer)
+    }
+
+    pub(super) fn admit(
+        &self,
+        answer: Option<Authorization>,
+    ) -> Result<(Option<Grant>, Option<NoToken>), PluginFailure> {
+        admit(self.required_tier, self.identity.as_ref(), answer)
+    }
+
+    /// Shows the plugin what it may do. What counts for `km` is the plugin's answer.
+    pub(crate) async fn present(
+        &self,
+        grant: Option<Grant>,
+        trouble: Option<NoToken>,
+    ) -> Result<Access, PluginFailure> {
+        let (authorized, error, tier, features) = match &self.voice {
+            Voice::One(client) => {
+                let mut client = client.clone();
+                let key = self.authority.api_key();
+                let api_key = key.map(|key| key.reveal().to_owned()).unwrap_or_default();
+                let answer = in_time(client.authenticate(AuthenticateRequest { api_key })).await?;
+                let access = answer.auth_response.unwrap_or_default();
+                let authorized = answer.success && access.authorized;
+                (authorized, answer.error, access.user_tier, access.features)
+            }
+            Voice::Two(client) => {
+                let mut client = client.clone();
+                let answer = in_time(client.authenticate(self.credentials(grant.as_ref()))).await?;
+                (answer.authorized, answer.error, answer.tier, answer.features)
+            }
+        };
+        if !authorized {
+            let why = format!("it refused authentication: {}", said(&error));
+            return Err(match grant {
+                // Another token, or another clock, may do.
+                Some(_) => PluginFailure::Unauthorized { kind: Kind::Plugin, why },
+                None => PluginFailure::Refused(why),
+            });
+        }
+        Ok(Access { tier, features, grant, trouble })
+    }
+
+    fn credentials(&self, grant: Option<&Grant>) -> v2::AuthenticateRequest {
+        let Some(grant) = grant else { return v2::AuthenticateRequest::default() };
+        v2::AuthenticateRequest {
+            token: grant.token.reveal().to_owned(),
+            key_set: serde_json::to_string(&grant.key_set).unwrap_or_default(),
+            api_endpoint: self.authority.endpoint(),
+            api_certificates: self.authority.certificates(),
+        }
+    }
+}
+
+/// Required tier, stamped tier, tier of the subscription: the lowest of the last two must reach the
+/// first. Gives the token to show, if there is one.
+pub(super) fn admit(
+    required: Tier,
+    identity: Option<&PackageIdentity>,
+    answer: Option<Authorization>,
+) -> Result<(Option<Grant>, Option<NoToken>), PluginFailure> {
+    let unauthorized = |kind, why| PluginFailure::Unauthorized { kind, why };
+    let Some((identity, answer)) = identity.zip(answer) else {
+        return match required {
+            Tier::Free => Ok((None, None)),
+            _ => Err(PluginFailure::Refused(format!(
+                "it needs tier {required}; a binary that was allowed runs at Free"
+            ))),
+        };
+    };
+    if identity.tier < required {
+        return Err(PluginFailure::Refused(format!(
+            "it needs tier {required}, and was built for tier {}",
+            identity.tier
+        )));
+    }
+    match answer {
+        Authorization::Granted(grant, trouble) if grant.claims.tier >= required => {
+            Ok((Some(*grant), trouble))
+        }
+        Authorization::Granted(grant, _) => Err(unauthorized(
+            Kind::Unauthorized,
+            format!("it needs tier {required}, the subscription is {}", grant.claims.tier),
+        )),
+        Authorization::Refused(why) => Err(unauthorized(Kind::Unauthorized, why)),
+        Authorization::NoToken(trouble) if required == Tier::Free => Ok((None, Some(trouble))),
+        Authorization::NoToken(NoToken { kind, why, .. }) => {
+            let why = format!("it needs tier {required}, and {why}");
+            Err(if kind == Kind::NotFound { PluginFailure::Refused(why) } else { unauthorized(kind, why) })
+        }
+    }
+}
+
+/// The answer to `Authenticate`, which may be asked while messages are handled.
+async fn in_time<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, PluginFailure> {
+    match tokio::time::timeout(CALL_DEADLINE, call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(PluginFailure::Crashed(format!("Authenticate: {}", said(status.message())))),
+        Err(_) => Err(PluginFailure::Crashed(format!("no answer to Authenticate within {CALL_DEADLINE:?}"))),
+    }
 }
 
 /// The answer to a call within its deadline, or what became of the plugin.

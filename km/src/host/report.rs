@@ -6,6 +6,9 @@ use jiff::Timestamp;
 use km_package::name::PluginName;
 use serde::Serialize;
 
+use super::authenticate::Access;
+use crate::auth::Grant;
+
 /// Steps that are remembered.
 const EVENTS: usize = 32;
 
@@ -23,6 +26,8 @@ pub(crate) enum Life {
     Active,
     /// It died or was refused; it may be started again.
     Error,
+    /// It may not run now: the API said no, or nobody vouches for it. It may again.
+    Suspended,
     /// It was asked to leave.
     ShuttingDown,
     /// It has left.
@@ -37,6 +42,39 @@ pub(crate) struct Event {
     life: Life,
 }
 
+/// What a plugin may do, why, and until when.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct AccessReport {
+    /// `token`, or `identity`: what is stamped into it alone.
+    by: &'static str,
+    tier: String,
+    features: Vec<String>,
+    /// The token's end.
+    expires_at: Option<Timestamp>,
+    /// When the API was last asked with success in this session, and how often in all.
+    renewed_at: Option<Timestamp>,
+    renewals: u64,
+    /// Why it was not renewed when it should have been.
+    trouble: Option<String>,
+}
+
+impl AccessReport {
+    /// What holds now, after an answer of the API (`renewed`) or for want of one.
+    pub(crate) fn new(access: &Access, before: Option<&Self>, renewed: bool) -> Self {
+        let (renewed_at, renewals) = before.map_or((None, 0), |before| (before.renewed_at, before.renewals));
+        let end = |grant: &Grant| Timestamp::from_second(grant.claims.exp).ok();
+        Self {
+            by: if access.grant.is_some() { "token" } else { "identity" },
+            tier: access.tier.clone(),
+            features: access.features.clone(),
+            expires_at: access.grant.as_ref().and_then(end),
+            renewed_at: if renewed { Some(Timestamp::now()) } else { renewed_at },
+            renewals: renewals + u64::from(renewed),
+            trouble: access.trouble.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
 /// A plugin of a session, as it stands.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Report {
@@ -46,6 +84,8 @@ pub(crate) struct Report {
     pub(crate) start_ms: Option<f64>,
     pub(crate) restarts: u32,
     pub(crate) error: Option<String>,
+    /// What it may do, while it is active.
+    pub(crate) access: Option<AccessReport>,
     /// The last steps, oldest first.
     events: VecDeque<Event>,
 }
@@ -54,7 +94,7 @@ impl Report {
     pub(crate) fn discovered(name: PluginName) -> Self {
         let events = VecDeque::from([Event { at: Timestamp::now(), life: Life::Discovered }]);
         let life = Life::Discovered;
-        Self { name, life, pid: None, start_ms: None, restarts: 0, error: None, events }
+        Self { name, life, pid: None, start_ms: None, restarts: 0, error: None, access: None, events }
     }
 
     /// Takes a step.

@@ -14,7 +14,7 @@ use super::PluginFailure;
 use super::guard::{Guard, WatchedPlugin};
 use crate::monitor::Remarks;
 use crate::paths::Home;
-use crate::store::Runnable;
+use crate::store::{PackageIdentity, Runnable};
 
 /// What plugins are started with.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub(crate) struct SpawnedPlugin {
     pub(super) name: PluginName,
     /// The tier it needs, by its manifest.
     pub(super) required_tier: Tier,
+    /// What else its manifest says; none for an allowed binary.
+    pub(super) identity: Option<PackageIdentity>,
     /// From the order to start until the connection stood.
     pub(crate) start_time: Duration,
 }
@@ -55,7 +57,7 @@ impl PluginHost {
 
     /// Starts the open file of a plugin. Its lines go to stderr, with its name.
     pub(crate) async fn spawn(&self, plugin: Runnable) -> Result<SpawnedPlugin, PluginFailure> {
-        let Runnable { name, file, path, required_tier } = plugin;
+        let Runnable { name, file, path, required_tier, identity } = plugin;
         let begun = Instant::now();
         let process = PluginProcess::start(&self.host, Executable { file, path }, lines_of(&name))
             .await
@@ -63,7 +65,7 @@ impl PluginHost {
         let start_time = begun.elapsed();
         let watch = |guard: &Arc<Guard>| Some(guard.watch_plugin(process.id()?));
         let watched = self.guard.as_ref().and_then(watch);
-        Ok(SpawnedPlugin { process, _watched: watched, name, required_tier, start_time })
+        Ok(SpawnedPlugin { process, _watched: watched, name, required_tier, identity, start_time })
     }
 }
 

@@ -1,19 +1,22 @@
 //! One plugin for the length of a session: started, fed, restarted when it dies, given up when it
-//! dies too often.
+//! dies too often, stopped while it may not run.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use go_plugin::host::{CrashBudget, Grace, RestartPolicy, Verdict};
+use km_package::tier::Tier;
 use tokio::sync::watch;
 
-use super::authenticate::Delivery;
-use super::report::{Life, Report};
+use super::authenticate::{Access, Delivery};
+use super::renew::wait_for_access;
+use super::report::{AccessReport, Life, Report};
 use super::{AuthenticatedPlugin, PluginFailure, PluginHost};
+use crate::auth::Authority;
 use crate::config::Config;
 use crate::monitor::{Queue, Remarks};
 use crate::paths::Home;
-use crate::store;
+use crate::store::{self, PackageIdentity, Runnable};
 use crate::trust::Trust;
 
 /// What a session wants of its plugins.
@@ -34,6 +37,7 @@ pub(crate) struct Context {
     pub(crate) trust: Trust,
     pub(crate) config: Config,
     pub(crate) host: PluginHost,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) remarks: Remarks,
     /// How long a plugin may take to leave at the end of the session.
     pub(crate) grace: Grace,
@@ -54,8 +58,26 @@ enum Ended {
     Ordered,
     /// By itself, or because it did not answer.
     Died(String),
+    /// It may not run for now.
+    Suspended(Suspension),
     /// It may not run.
     Refused(String),
+}
+
+/// What is needed to find out whether a plugin may run again.
+struct Suspension {
+    identity: PackageIdentity,
+    required_tier: Tier,
+    failure: PluginFailure,
+}
+
+impl From<PluginFailure> for Ended {
+    fn from(failure: PluginFailure) -> Self {
+        match failure {
+            PluginFailure::Refused(why) | PluginFailure::Unauthorized { why, .. } => Self::Refused(why),
+            PluginFailure::Crashed(why) => Self::Died(why),
+        }
+    }
 }
 
 impl Supervisor {
@@ -69,6 +91,10 @@ impl Supervisor {
             let why = match self.live().await {
                 Ended::Ordered => return self.stopped(),
                 Ended::Refused(why) => return self.give_up(&format!("is not used: {why}")),
+                Ended::Suspended(suspension) => match self.sit_out(suspension).await {
+                    true => continue,
+                    false => return self.stopped(),
+                },
                 Ended::Died(why) => why,
             };
             let Verdict::RestartAfter(pause) = budget.died(begun, Instant::now()) else {
@@ -96,45 +122,102 @@ impl Supervisor {
     async fn live(&self) -> Ended {
         self.enter(Life::Loading);
         let mut orders = self.orders.clone();
+        let runnable = match self.open().await {
+            Ok(runnable) => runnable,
+            Err(failure) => return failure.into(),
+        };
+        let (identity, required_tier) = (runnable.identity.clone(), runnable.required_tier);
+        let suspended = |failure: PluginFailure, required_tier| match (failure, identity.clone()) {
+            (failure @ PluginFailure::Unauthorized { .. }, Some(identity)) => {
+                Ended::Suspended(Suspension { identity, required_tier, failure })
+            }
+            (failure, _) => failure.into(),
+        };
         let started = tokio::select! {
-            started = self.start() => started,
+            started = self.start(runnable) => started,
             _ = orders.wait_for(|order| *order == Order::Leave) => return Ended::Ordered,
         };
         let mut plugin = match started {
             Ok(plugin) => plugin,
-            Err(PluginFailure::Refused(why)) => return Ended::Refused(why),
-            Err(PluginFailure::Crashed(why)) => return Ended::Died(why),
+            Err(failure) => return suspended(failure, required_tier),
         };
-        self.change(|report| {
-            report.enter(Life::Active);
-            report.pid = plugin.id();
-            report.start_ms = Some(plugin.start_time().as_secs_f64() * 1000.0);
-            report.error = None;
-        });
-        match self.feed(&mut plugin).await {
-            Err(PluginFailure::Refused(why) | PluginFailure::Crashed(why)) => Ended::Died(why),
+        self.activate(&plugin);
+        let (door, access) = (plugin.door.clone(), plugin.access.clone());
+        let fed = tokio::select! {
+            fed = self.feed(&mut plugin) => fed,
+            failure = door.keep_open(access, |access, renewed| self.note_access(access, renewed)) => Err(failure),
+        };
+        match fed {
             Ok(()) => {
                 self.enter(Life::ShuttingDown);
                 plugin.stop(self.context.grace).await;
                 Ended::Ordered
             }
+            Err(failure @ PluginFailure::Unauthorized { .. }) => {
+                // At once: it gets no message more, and its process has as long as at a session's end.
+                self.enter(Life::ShuttingDown);
+                plugin.stop(self.context.grace).await;
+                suspended(failure, door.required_tier)
+            }
+            Err(failure) => failure.into(),
         }
     }
 
-    async fn start(&self) -> Result<AuthenticatedPlugin, PluginFailure> {
+    async fn open(&self) -> Result<Runnable, PluginFailure> {
         let context = Arc::clone(&self.context);
         let name = self.queue.plugin().clone();
         // Reading and hashing a whole file takes milliseconds, during which other plugins go on.
         let opened = tokio::task::spawn_blocking(move || {
             store::open(&context.home, &context.trust, &context.config, &name)
         });
-        let runnable = opened
+        opened
             .await
             .map_err(|e| PluginFailure::Crashed(e.to_string()))?
-            .map_err(|e| PluginFailure::Refused(e.message))?;
-        let spawned = self.context.host.spawn(runnable).await?;
+            .map_err(|e| PluginFailure::Refused(e.message))
+    }
+
+    async fn start(&self, runnable: Runnable) -> Result<AuthenticatedPlugin, PluginFailure> {
+        let Context { host, authority, .. } = &*self.context;
+        let spawned = host.spawn(runnable).await?;
         self.enter(Life::Authenticating);
-        spawned.authenticate(self.context.host.debug).await
+        spawned.authenticate(authority, host.debug).await
+    }
+
+    fn activate(&self, plugin: &AuthenticatedPlugin) {
+        self.queue.accept();
+        self.change(|report| {
+            report.enter(Life::Active);
+            report.pid = plugin.id();
+            report.start_ms = Some(plugin.start_time().as_secs_f64() * 1000.0);
+            report.error = None;
+            report.access = Some(AccessReport::new(&plugin.access, None, false));
+        });
+    }
+
+    fn note_access(&self, access: &Access, renewed: bool) {
+        self.change(|report| {
+            report.access = Some(AccessReport::new(access, report.access.as_ref(), renewed))
+        });
+    }
+
+    /// Waits until the plugin may run again. False when the session ends before.
+    async fn sit_out(&self, Suspension { identity, required_tier, failure }: Suspension) -> bool {
+        self.remark(&format!("is not used for now: {failure}"));
+        self.queue.refuse();
+        self.change(|report| {
+            report.enter(Life::Suspended);
+            report.pid = None;
+            report.access = None;
+            report.error = Some(failure.to_string());
+        });
+        let mut orders = self.orders.clone();
+        tokio::select! {
+            () = wait_for_access(&self.context.authority, &identity, required_tier, &failure) => {
+                self.remark("may be used again");
+                true
+            }
+            _ = orders.wait_for(|order| *order != Order::Run) => false,
+        }
     }
 
     /// Delivers message after message until the order to end, or the plugin's end.
@@ -174,7 +257,7 @@ impl Supervisor {
 
     fn give_up(&self, why: &str) {
         self.remark(why);
-        self.queue.give_up();
+        self.queue.refuse();
         self.fail(why.to_owned());
     }
 
@@ -182,6 +265,7 @@ impl Supervisor {
         self.change(|report| {
             report.enter(Life::Error);
             report.pid = None;
+            report.access = None;
             report.error = Some(why);
         });
     }
@@ -190,6 +274,7 @@ impl Supervisor {
         self.change(|report| {
             report.enter(Life::Stopped);
             report.pid = None;
+            report.access = None;
         });
     }
 

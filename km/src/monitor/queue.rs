@@ -41,7 +41,7 @@ struct Inner {
     counters: Counters,
     lost: Lost,
     closed: bool,
-    given_up: bool,
+    refusing: bool,
     /// Sequence number of the message that waits longest, and of the one pushed last.
     first_waiting: u64,
     last_pushed: u64,
@@ -92,7 +92,7 @@ impl Queue {
             counters: Counters::default(),
             lost: Lost::default(),
             closed: false,
-            given_up: false,
+            refusing: false,
             first_waiting: 0,
             last_pushed: 0,
         };
@@ -115,7 +115,7 @@ impl Queue {
         }
         inner.last_pushed = message.sequence;
         let fits = inner.memory.is_empty() || inner.weight + message.weight() <= self.limit;
-        if inner.given_up {
+        if inner.refusing {
             inner.drop_messages(message.sequence, 1);
         } else if inner.disk.is_empty() && fits {
             inner.weight += message.weight();
@@ -177,11 +177,16 @@ impl Queue {
         inner.lost.add(message.sequence, 1);
     }
 
-    /// The plugin takes no more messages: what waits, and what comes, is dropped.
-    pub(crate) fn give_up(&self) {
+    /// The plugin takes no messages: what waits, and what comes, is dropped.
+    pub(crate) fn refuse(&self) {
         let mut inner = self.inner();
-        inner.given_up = true;
+        inner.refusing = true;
         inner.drop_waiting();
+    }
+
+    /// It takes messages again, from the next one on.
+    pub(crate) fn accept(&self) {
+        self.inner().refusing = false;
     }
 
     pub(super) fn counters(&self) -> Counters {

@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use km_package::digest::Digest;
 use km_package::failure::{Failure, Kind};
-use km_package::manifest::FileEntry;
-use km_package::name::PluginName;
+use km_package::manifest::{FileEntry, Manifest};
+use km_package::name::{CustomerId, PluginName};
 use km_package::tier::Tier;
 use km_package::verify::{Installed, Purpose, Untrusted, verify};
 
@@ -28,6 +29,34 @@ pub(crate) struct Runnable {
     pub(crate) path: PathBuf,
     /// The tier it needs, by its manifest; Free for an allowed binary, which has none.
     pub(crate) required_tier: Tier,
+    /// What the API is told of it; none for an allowed binary.
+    pub(crate) identity: Option<PackageIdentity>,
+}
+
+/// Whose an installed plugin is, by its signed manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PackageIdentity {
+    pub(crate) name: PluginName,
+    pub(crate) version: String,
+    /// Who it was built for.
+    pub(crate) customer: CustomerId,
+    /// The tier stamped into it.
+    pub(crate) tier: Tier,
+    /// The digest of its executable.
+    pub(crate) sha256: Digest,
+}
+
+impl PackageIdentity {
+    fn of(manifest: &Manifest) -> Self {
+        let Manifest { plugin, customer, .. } = manifest;
+        Self {
+            name: plugin.name.clone(),
+            version: plugin.version.to_string(),
+            customer: customer.id.clone(),
+            tier: customer.tier,
+            sha256: manifest.executable().sha256,
+        }
+    }
 }
 
 /// Opens and verifies the active version of a plugin, or an allowed binary.
@@ -72,6 +101,7 @@ fn open_installed(
         name: name.clone(),
         path: folder.join(name.executable().as_str()),
         required_tier: verified.manifest().plugin.required_tier,
+        identity: Some(PackageIdentity::of(verified.manifest())),
         file: verified.into_contents(),
     })
 }
@@ -86,7 +116,7 @@ fn open_allowed(home: &Home, name: &PluginName) -> Result<Runnable, Failure> {
         return Err(Failure::new(Kind::Untrusted, message)
             .help(format_args!("if you built it yourself: km plugins allow {}", path.display())));
     }
-    Ok(Runnable { name: name.clone(), file, path, required_tier: Tier::Free })
+    Ok(Runnable { name: name.clone(), file, path, required_tier: Tier::Free, identity: None })
 }
 
 /// Opens a file of a version, which is never a link.

@@ -53,6 +53,25 @@ pub struct Settings {
     pub debug: bool,
     /// `KM_LOG`: a tracing filter.
     pub log: Option<String>,
+    /// Takes each line of the log in stderr's place.
+    pub log_to: Option<fn(Vec<u8>)>,
+}
+
+/// Where a line of the log goes.
+struct LogWriter(Option<fn(Vec<u8>)>);
+
+impl io::Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match self.0 {
+            Some(log_to) => log_to(line.to_vec()),
+            None => io::stderr().write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A parsed command line.
@@ -129,10 +148,11 @@ fn start_logs(verbose: u8, settings: &Settings) {
             EnvFilter::new(format!("{level},h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn"))
         });
     let colors = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    let log_to = settings.log_to;
     // A second call in one process (tests) keeps the first.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(move || LogWriter(log_to))
         .with_ansi(colors)
         .with_target(false)
         .try_init();

@@ -1,5 +1,5 @@
-//! What `km` and a plugin say to each other: the generated messages of protocol 1, the constants
-//! of the handshake, and the one reading of a JSON-RPC message that both sides share.
+//! What `km` and a plugin say to each other: the generated messages of protocols 1 and 2, the
+//! constants of the handshake, and the one reading of a JSON-RPC message that both sides share.
 //!
 //! The code under `generated/` is made from `proto/*.proto` by a test (`KM_REGENERATE=1 cargo test
 //! -p km-proto`), so that neither a build nor a plugin author needs a protobuf compiler.
@@ -15,13 +15,19 @@ pub mod v1 {
     include!("generated/kilometersplugin.rs");
 }
 
+/// Protocol 2: package `kilometers.plugin.v2`, beside protocol 1 in the same plugin.
+#[allow(missing_docs, unreachable_pub, missing_debug_implementations, clippy::all)]
+pub mod v2 {
+    include!("generated/kilometers.plugin.v2.rs");
+}
+
 /// Name of the environment variable that a plugin host sets.
 pub const COOKIE_KEY: &str = "KILOMETERS_PLUGIN";
 /// Its value.
 pub const COOKIE_VALUE: &str = "kilometers_monitoring_plugin";
 
 /// The protocol versions that there are.
-pub const PROTOCOL_VERSIONS: [u32; 1] = [1];
+pub const PROTOCOL_VERSIONS: [u32; 2] = [1, 2];
 
 /// All that a plugin sees of an environment, besides what the process protocol sets.
 pub const PLUGIN_ENVIRONMENT: [(&str, &str); 2] =

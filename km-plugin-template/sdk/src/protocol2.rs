@@ -1,0 +1,86 @@
+//! Protocol 2 on top of a [`Plugin`](crate::Plugin): who it is, and authentication by token.
+
+use std::sync::Arc;
+
+use km_proto::v2::kilometers_plugin_server::{KilometersPlugin, KilometersPluginServer};
+use km_proto::v2::{
+    AuthenticateRequest, AuthenticateResponse, DescribeRequest, DescribeResponse, Identity, Limits,
+    Permissions,
+};
+use tonic::{Request, Response, Status};
+
+use crate::access::Access;
+use crate::gate::{Credentials, Gate};
+use crate::identity::Stamp;
+use crate::protocol1::MAX_REQUEST;
+use crate::worker::Worker;
+
+pub(crate) struct Protocol2 {
+    gate: Arc<Gate>,
+    worker: Worker,
+}
+
+impl Protocol2 {
+    pub(crate) fn new(gate: Arc<Gate>, worker: Worker) -> Self {
+        Self { gate, worker }
+    }
+
+    pub(crate) fn into_server(self) -> KilometersPluginServer<Self> {
+        KilometersPluginServer::new(self)
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl KilometersPlugin for Protocol2 {
+    async fn describe(&self, _: Request<DescribeRequest>) -> Answer<DescribeResponse> {
+        let about = self.gate.about();
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let identity = match self.gate.stamp() {
+            Stamp::Signed { identity, key_id } => Some(Identity {
+                customer: identity.customer.to_string(),
+                tier: identity.tier.to_string(),
+                key_id: key_id.to_string(),
+            }),
+            Stamp::None | Stamp::Wrong(_) => None,
+        };
+        Ok(Response::new(DescribeResponse {
+            name: about.name().to_owned(),
+            version: about.version.to_owned(),
+            required_tier: about.required_tier.to_string(),
+            features: texts(about.features),
+            permissions: Some(Permissions {
+                network: texts(about.permissions.network),
+                read: texts(about.permissions.read),
+                write: texts(about.permissions.write),
+            }),
+            identity,
+            limits: Some(Limits { max_message: MAX_REQUEST as u64 }),
+        }))
+    }
+
+    async fn authenticate(&self, request: Request<AuthenticateRequest>) -> Answer<AuthenticateResponse> {
+        let AuthenticateRequest { token, key_set, api_endpoint, api_certificates } = request.into_inner();
+        let credentials = Credentials::new(token, &key_set, api_endpoint, api_certificates);
+        Ok(Response::new(match self.gate.admit_token(credentials) {
+            Ok(access) => {
+                let answer = granted(&access);
+                self.worker.tell(move |plugin| plugin.access(&access));
+                answer
+            }
+            Err(error) => AuthenticateResponse { error, ..AuthenticateResponse::default() },
+        }))
+    }
+}
+
+fn granted(access: &Access) -> AuthenticateResponse {
+    let timestamp = |seconds| prost_types::Timestamp { seconds, nanos: 0 };
+    AuthenticateResponse {
+        authorized: true,
+        error: String::new(),
+        tier: access.tier.to_string(),
+        features: access.features.clone(),
+        expires_at: access.expires_at.map(timestamp),
+    }
+}

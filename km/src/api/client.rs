@@ -1,0 +1,261 @@
+//! Asking the API. What it answers is believed only if it is an answer: a proxy's page, a redirect, a
+//! body without end or a certificate that does not match is "not reachable", never a yes or a no.
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use km_api::api_key::ApiKey;
+use km_api::authenticate::{AuthenticateAnswer, AuthenticateRequest};
+use km_api::error::{ApiError, ErrorAnswer};
+use km_api::key_set::KeySet;
+use km_api::path;
+use km_api::subscription::{Health, SubscriptionStatus, UserFeatures};
+use km_package::failure::{Failure, Kind};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode, redirect};
+use serde::de::DeserializeOwned;
+
+use super::Endpoint;
+
+/// Longest answer that is read, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ApiFailure {
+    /// The API says no: 401 or 403 in its own words.
+    Refused(ApiError),
+    /// Nobody answered, or not in time, or somebody who is not the API, or it cannot just now.
+    Unreachable {
+        why: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl ApiFailure {
+    fn unreachable(why: impl fmt::Display) -> Self {
+        Self::Unreachable { why: why.to_string(), retry_after: None }
+    }
+}
+
+impl fmt::Display for ApiFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => write!(f, "the API refused: {}", error.message),
+            Self::Unreachable { why, .. } => f.write_str(why),
+        }
+    }
+}
+
+impl From<ApiFailure> for Failure {
+    fn from(failure: ApiFailure) -> Self {
+        let (kind, help) = match failure {
+            ApiFailure::Refused(_) => (Kind::Unauthorized, "`km auth status` shows which API key is used"),
+            ApiFailure::Unreachable { .. } => (
+                Kind::Unreachable,
+                "`km doctor` shows what can be reached; the endpoint is KM_API_ENDPOINT or api_endpoint in config.toml",
+            ),
+        };
+        Self::new(kind, failure).help(help)
+    }
+}
+
+/// An answer, and the time that the server had.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer<T> {
+    pub(crate) body: T,
+    pub(crate) server_time: Option<Timestamp>,
+}
+
+/// Asks one API, in the name of one customer or of nobody.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiClient {
+    endpoint: Endpoint,
+    http: Client,
+    key: Option<ApiKey>,
+}
+
+impl ApiClient {
+    /// A client that waits at most so long for a whole answer.
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        key: Option<ApiKey>,
+        certificates: &[u8],
+        deadline: Duration,
+    ) -> Result<Self, Failure> {
+        let unusable =
+            |e: reqwest::Error| Failure::new(Kind::Failed, format_args!("cannot set up HTTP: {e}"));
+        let certificates = Certificate::from_pem_bundle(certificates).map_err(unusable)?;
+        let mut http = Client::builder()
+            .user_agent(concat!("km/", env!("CARGO_PKG_VERSION")))
+            .timeout(deadline)
+            // The API key must not follow to another host; the API does not redirect.
+            .redirect(redirect::Policy::none())
+            .http1_only();
+        if !certificates.is_empty() {
+            http = http.tls_certs_merge(certificates);
+        }
+        if endpoint.is_local() {
+            // A proxy would see the key in clear, and has no way to this machine anyway.
+            http = http.no_proxy();
+        }
+        Ok(Self { endpoint, http: http.build().map_err(unusable)?, key })
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// A token for one plugin.
+    pub(crate) async fn authenticate(
+        &self,
+        request: &AuthenticateRequest,
+    ) -> Result<Answer<AuthenticateAnswer>, ApiFailure> {
+        let body = serde_json::to_vec(request).map_err(ApiFailure::unreachable)?;
+        let post = self.request(Method::POST, path::AUTHENTICATE);
+        self.ask(post.header(CONTENT_TYPE, "application/json").body(body)).await
+    }
+
+    /// The keys that tokens are checked with.
+    pub(crate) async fn key_set(&self) -> Result<Answer<KeySet>, ApiFailure> {
+        self.ask(self.http.get(self.endpoint.at(path::KEYS))).await
+    }
+
+    /// The subscription of the key's customer.
+    pub(crate) async fn subscription(&self) -> Result<Answer<SubscriptionStatus>, ApiFailure> {
+        self.ask(self.request(Method::GET, path::SUBSCRIPTION)).await
+    }
+
+    /// What the subscription includes.
+    pub(crate) async fn features(&self) -> Result<Answer<UserFeatures>, ApiFailure> {
+        self.ask(self.request(Method::GET, path::FEATURES)).await
+    }
+
+    /// Whether the API works; needs no key.
+    pub(crate) async fn health(&self) -> Result<Answer<Health>, ApiFailure> {
+        self.ask(self.http.get(self.endpoint.at(path::HEALTH))).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, self.endpoint.at(path));
+        let header = self.key.as_ref().map(|key| HeaderValue::from_str(&format!("Bearer {}", key.reveal())));
+        match header {
+            Some(Ok(mut value)) => {
+                // Left out of all debug output.
+                value.set_sensitive(true);
+                request.header(AUTHORIZATION, value)
+            }
+            _ => request,
+        }
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<Answer<T>, ApiFailure> {
+        let response = request.send().await.map_err(|e| self.not_reached(&e))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        if status.is_redirection() {
+            let to = headers.get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
+            return Err(self.not_the_api(&format!(
+                "it redirects to {}, which km does not follow",
+                km_cli::printable_line(to)
+            )));
+        }
+        let body = self.read(response).await?;
+        if status.is_success() {
+            return match serde_json::from_slice(&body) {
+                Ok(body) => Ok(Answer { body, server_time: date(&headers) }),
+                Err(_) => Err(self.not_the_api(&format!("its answer is {}", kind_of(&headers, &body)))),
+            };
+        }
+        Err(self.refusal(status, &headers, &body))
+    }
+
+    fn refusal(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ApiFailure {
+        let answer: Option<ErrorAnswer> = serde_json::from_slice(body).ok();
+        let endpoint = &self.endpoint;
+        match (status.as_u16(), answer) {
+            (401 | 403, Some(ErrorAnswer { error })) => {
+                let message = km_cli::printable_line(&error.message).chars().take(500).collect();
+                ApiFailure::Refused(ApiError { message, ..error })
+            }
+            (429, _) => {
+                let retry_after = retry_after(headers);
+                let when = retry_after.map(|after| format!(" for {} s", after.as_secs())).unwrap_or_default();
+                ApiFailure::Unreachable {
+                    why: format!("{endpoint} takes no more requests{when} (429)"),
+                    retry_after: retry_after.or(Some(Duration::from_secs(5))),
+                }
+            }
+            (500.., _) => ApiFailure::Unreachable {
+                why: format!("{endpoint} failed ({})", status.as_u16()),
+                retry_after: retry_after(headers),
+            },
+            (_, Some(ErrorAnswer { error })) => ApiFailure::unreachable(format_args!(
+                "{endpoint} did not take the request ({}): {}",
+                status.as_u16(),
+                km_cli::printable_line(&error.message)
+            )),
+            (_, None) => {
+                self.not_the_api(&format!("it answers {} with {}", status.as_u16(), kind_of(headers, body)))
+            }
+        }
+    }
+
+    /// The body, if it is as short as an answer is.
+    async fn read(&self, mut response: Response) -> Result<Vec<u8>, ApiFailure> {
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|e| self.not_reached(&e))? {
+            body.extend_from_slice(&piece);
+            if body.len() > MAX_ANSWER {
+                return Err(self.not_the_api(&format!("its answer is longer than {MAX_ANSWER} bytes")));
+            }
+        }
+        Ok(body)
+    }
+
+    fn not_the_api(&self, why: &str) -> ApiFailure {
+        ApiFailure::unreachable(format_args!("what answers at {} is not the API: {why}", self.endpoint))
+    }
+
+    fn not_reached(&self, error: &reqwest::Error) -> ApiFailure {
+        let endpoint = &self.endpoint;
+        if error.is_timeout() {
+            return ApiFailure::unreachable(format_args!("{endpoint} cannot be reached: no answer in time"));
+        }
+        // The innermost error says what happened; those around it say where.
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        let cause = cause.to_string();
+        if cause.contains("certificate") {
+            return ApiFailure::unreachable(format_args!(
+                "{endpoint} cannot be trusted, and is not asked: {cause}"
+            ));
+        }
+        ApiFailure::unreachable(format_args!("{endpoint} cannot be reached: {cause}"))
+    }
+}
+
+/// What somebody sent who is not the API, in a word.
+fn kind_of(headers: &HeaderMap, body: &[u8]) -> String {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("no content type");
+    format!("{} bytes of {}, not what was asked for", body.len(), km_cli::printable_line(kind))
+}
+
+/// The server's clock, to a second.
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = headers.get(DATE)?.to_str().ok()?;
+    jiff::fmt::rfc2822::parse(text).ok().map(|time| time.timestamp())
+}
+
+/// In seconds or as a date; at most an hour.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let seconds = text.parse::<u64>().ok().or_else(|| {
+        let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+        u64::try_from(at.as_second() - Timestamp::now().as_second()).ok()
+    })?;
+    Some(Duration::from_secs(seconds.min(3600)))
+}
