@@ -42,6 +42,7 @@ pub struct Built {
     pub package: PathBuf,
     /// The same build for `other_customer` at Free.
     pub other_customer: PathBuf,
+    folder: PathBuf,
     /// What `km-pack build --json` said of the first.
     pub document: serde_json::Value,
 }
@@ -54,36 +55,44 @@ pub fn packages() -> &'static Built {
         let keys = folder.path().join("keys");
         km_pack(&["keygen", "--out", keys.to_str().expect("UTF-8")]);
         let private_key = keys.join("release.key.pem");
-        let build = |customer: &str, tier: &str| {
-            km_pack(&[
-                "build",
-                "--json",
-                "--debug",
-                "--plugin",
-                "console-logger",
-                "--customer",
-                customer,
-                "--tier",
-                tier,
-                "--key",
-                private_key.to_str().expect("UTF-8"),
-                "--out",
-                folder.path().join("dist").to_str().expect("UTF-8"),
-            ])["packages"][0]
-                .clone()
-        };
+        let dist = folder.path().join("dist");
+        let build = |customer, tier| build(&private_key, &dist, "console-logger", customer, tier);
         let document = build("customer_123", "Pro");
         let other = build("other_customer", "Free");
-        let path = |package: &serde_json::Value| PathBuf::from(package["path"].as_str().expect("a path"));
         Built {
             public_key: keys.join("release.pub.pem"),
-            package: path(&document),
-            other_customer: path(&other),
+            package: path_of(&document),
+            other_customer: path_of(&other),
+            folder: dist.clone(),
             private_key,
             document,
             _folder: folder,
         }
     })
+}
+
+impl Built {
+    /// A package of one of our plugins, built with the same key.
+    pub fn build(&self, plugin: &str, customer: &str, tier: &str) -> PathBuf {
+        path_of(&build(&self.private_key, &self.folder, plugin, customer, tier))
+    }
+}
+
+/// api-logger for `customer_123` at Pro, built once for all tests of a program.
+pub fn api_logger() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| packages().build("api-logger", "customer_123", "Pro"))
+}
+
+fn build(key: &Path, dist: &Path, plugin: &str, customer: &str, tier: &str) -> serde_json::Value {
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let (key, dist) = (text(key), text(dist));
+    let what = ["--plugin", plugin, "--customer", customer, "--tier", tier, "--key", &key, "--out", &dist];
+    km_pack(&[&["build", "--json", "--debug"], &what[..]].concat())["packages"][0].clone()
+}
+
+fn path_of(package: &serde_json::Value) -> PathBuf {
+    PathBuf::from(package["path"].as_str().expect("a path"))
 }
 
 fn km_pack(arguments: &[&str]) -> serde_json::Value {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::build::{binary, packages};
+use crate::build::{api_logger, binary, packages};
 
 /// An empty `KM_HOME` and everything else that a command sees of its environment.
 #[derive(Debug)]
@@ -77,6 +77,24 @@ impl TestEnvironment {
         let environment = Self::trusting();
         environment.km(["plugins", "install", path(&packages().package)]).expect(0);
         environment
+    }
+
+    /// api-logger and console-logger are installed, both for `customer_123` at Pro.
+    pub fn with_api_logger() -> Self {
+        let environment = Self::with_console_logger();
+        environment.km(["plugins", "install", path(api_logger())]).expect(0);
+        environment
+    }
+
+    /// Writes `config.toml`: an API, a key, and what else is given.
+    pub fn configure(&self, url: &str, key: &str, more: &str) {
+        let folder = self.home().join("config");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let text = format!("api_endpoint = \"{url}\"\napi_key = \"{key}\"\n{more}\n");
+        let file = folder.join("config.toml");
+        std::fs::write(&file, text).expect("written");
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&file, private).expect("changed");
     }
 
     /// A place for files.

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use go_plugin::handshake::Cookie;
-use km_plugin::{About, Message, Plugin, Result, Session, Tier};
+use km_plugin::{About, Message, Permissions, Plugin, Result, Session, Tier};
 use km_proto::v1::kilometers_plugin_server::{KilometersPlugin, KilometersPluginServer};
 use km_proto::v1::{
     AuthResponse, AuthenticateRequest, AuthenticateResponse, Empty, HandleErrorRequest, HandleErrorResponse,
@@ -68,7 +68,14 @@ fn say(line: &str) -> ExitCode {
 }
 
 fn serve(file: String, mode: Mode, required_tier: Tier) -> ExitCode {
-    let about = About { package: file.leak(), version: "0.0.0", description: "misbehaves", required_tier };
+    let about = About {
+        package: file.leak(),
+        version: "0.0.0",
+        description: "misbehaves",
+        required_tier,
+        features: &[],
+        permissions: Permissions::default(),
+    };
     km_plugin::serve(about, Misbehaving { mode, messages: 0 })
 }
 

@@ -7,16 +7,18 @@ use std::process::Command;
 use km_tests::workspace;
 
 /// Who may depend on whom among our crates. Dev-dependencies are no arrows.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("km-proto", &[]),
     ("km-package", &[]),
     ("go-plugin", &[]),
     ("km-cli", &["km-package"]),
-    ("km-plugin", &["km-proto", "go-plugin", "km-package"]),
+    ("km-api", &["km-package"]),
+    ("km-plugin", &["km-proto", "go-plugin", "km-package", "km-api"]),
     ("km-plugin-console-logger", &["km-plugin"]),
-    ("km-pack", &["go-plugin", "km-cli", "km-package", "km-proto"]),
-    ("km", &["km-cli", "km-package", "km-proto", "go-plugin"]),
-    ("km-tests", &["go-plugin", "km-pack", "km-package", "km-plugin", "km-proto"]),
+    ("km-plugin-api-logger", &["km-plugin"]),
+    ("km-pack", &["go-plugin", "km-api", "km-cli", "km-package", "km-proto"]),
+    ("km", &["km-api", "km-cli", "km-package", "km-proto", "go-plugin"]),
+    ("km-tests", &["go-plugin", "km-api", "km-pack", "km-package", "km-plugin", "km-proto"]),
 ];
 
 #[test]
@@ -104,7 +106,8 @@ fn only_one_module_of_a_command_reads_the_environment() {
     let words = ["env::var", "env::args", "env::temp_dir", "env::current_dir", "std::env::{"];
     assert_eq!(users(&["km/src"], &words), ["km/src/environment.rs"]);
     assert_eq!(users(&["km-pack/src"], &words), ["km-pack/src/environment.rs"]);
-    assert_eq!(users(&["proto/package/src", "proto/cli/src", "proto/wire/src"], &words), [""; 0]);
+    let leaves = ["proto/package/src", "proto/cli/src", "proto/wire/src", "proto/api/src"];
+    assert_eq!(users(&leaves, &words), [""; 0]);
 }
 
 #[test]
@@ -114,17 +117,30 @@ fn processes_are_started_in_one_place_each() {
     assert_eq!(users(&["km-pack/src"], &words), ["km-pack/src/compile/tool.rs"]);
     assert_eq!(users(&["proto/process/src"], &words), ["proto/process/src/host/process.rs"]);
     assert_eq!(
-        users(&["proto/package/src", "proto/cli/src", "proto/wire/src", "km-plugin-template"], &words),
+        users(
+            &[
+                "proto/package/src",
+                "proto/cli/src",
+                "proto/wire/src",
+                "proto/api/src",
+                "km-plugin-template",
+                "plugins"
+            ],
+            &words
+        ),
         [""; 0]
     );
 }
 
 #[test]
 fn only_km_pack_reads_private_keys() {
-    let words = ["SigningKey", "from_pkcs8_pem", "KeypairBytes", "DecodePrivateKey"];
+    let words =
+        ["SigningKey", "from_pkcs8_pem", "KeypairBytes", "DecodePrivateKey", "EncodingKey", "Ed25519KeyPair"];
     let elsewhere = [
         "km/src",
         "km-plugin-template",
+        "plugins",
+        "proto/api/src",
         "proto/package/src",
         "proto/process/src",
         "proto/wire/src",
@@ -133,6 +149,34 @@ fn only_km_pack_reads_private_keys() {
     assert_eq!(users(&elsewhere, &words), [""; 0]);
     let words = ["from_pkcs8_pem", "std::fs::read(path).map(Zeroizing::new)"];
     assert_eq!(users(&["km-pack/src"], &words), ["km-pack/src/sign.rs"]);
+}
+
+#[test]
+fn tokens_are_checked_in_one_place_and_signed_in_one() {
+    let all = ["km/src", "km-pack/src", "km-plugin-template", "plugins", "proto/api/src"];
+    assert_eq!(users(&all, &["jsonwebtoken::decode::<"]), ["proto/api/src/token.rs"]);
+    // The conformance suite forges besides.
+    let signing = ["km-pack/src/conformance/tokens.rs", "km-pack/src/token.rs"];
+    assert_eq!(users(&all, &["jsonwebtoken::encode("]), signing);
+}
+
+#[test]
+fn keys_and_tokens_are_revealed_only_where_they_are_sent() {
+    let customer = [
+        // To the API, into the cache, to the plugin; and into config.toml.
+        "km/src/api/client.rs",
+        "km/src/auth/cache.rs",
+        "km/src/commands/init.rs",
+        "km/src/host/authenticate.rs",
+    ];
+    assert_eq!(users(&["km/src"], &[".reveal()"]), customer);
+    assert_eq!(users(&["plugins"], &["token.reveal()"]), ["plugins/api-logger/src/api.rs"]);
+}
+
+#[test]
+fn certificates_are_always_checked() {
+    let all = ["km/src", "km-pack/src", "km-plugin-template", "plugins", "proto/api/src"];
+    assert_eq!(users(&all, &["danger_accept", "tls_danger", "dangerous("]), [""; 0]);
 }
 
 #[test]

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod access;
+mod accounts;
+mod api;
 mod architecture;
 mod authors;
+mod bad_days;
 mod commands;
 mod lifecycle;
 mod misbehaviour;

@@ -44,8 +44,8 @@ fn seen(mode: Mode) -> Seen {
             test: &["handshake", "by-hand"],
         },
         Mode::WrongVersion => Seen {
-            monitor: "plugin wrong-version died, is started again in 100ms: it speaks protocol 7, this host speaks [1]",
-            status: Some("it speaks protocol 7, this host speaks [1]"),
+            monitor: "plugin wrong-version died, is started again in 100ms: it speaks protocol 7, this host speaks [1, 2]",
+            status: Some("it speaks protocol 7, this host speaks [1, 2]"),
             test: &["handshake", "by-hand"],
         },
         Mode::WrongCertificate => Seen {
@@ -113,8 +113,8 @@ fn seen(mode: Mode) -> Seen {
             test: &[],
         },
         Mode::NeedsPro => Seen {
-            monitor: "plugin needs-pro is not used: it needs tier Pro, and no API key is configured",
-            status: Some("it needs tier Pro, and no API key is configured"),
+            monitor: "plugin needs-pro is not used: it needs tier Pro; a binary that was allowed runs at Free",
+            status: Some("it needs tier Pro; a binary that was allowed runs at Free"),
             test: &["authenticate"],
         },
     }

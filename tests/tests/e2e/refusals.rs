@@ -107,7 +107,7 @@ fn properly_signed_packages_for_somebody_or_something_else_are_refused() {
     for (from, to, code, expected) in [
         ("platform = \"linux-amd64\"", "platform = \"darwin-arm64\"", 3, 7),
         ("format = \"kmpkg/1\"", "format = \"kmpkg/2\"", 3, 3),
-        ("versions = [1]", "versions = [99]", 3, 8),
+        ("versions = [1, 2]", "versions = [99]", 3, 8),
         ("required_tier = \"Free\"", "required_tier = \"Enterprise\"", 4, 9),
         ("required_tier = \"Free\"", "required_tier = \"Free\"\nexpires = 2020-01-01T00:00:00Z", 3, 11),
         ("id = \"customer_123\"", "id = \"customer_124\"", 3, 16),

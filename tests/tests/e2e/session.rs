@@ -43,9 +43,19 @@ impl Drop for Session {
 impl Session {
     /// Starts `km monitor <arguments>`.
     pub(crate) fn start(environment: &TestEnvironment, arguments: &[&str]) -> Self {
+        Self::with(environment, arguments, |_| {})
+    }
+
+    /// The same, with the command changed before.
+    pub(crate) fn with(
+        environment: &TestEnvironment,
+        arguments: &[&str],
+        change: impl FnOnce(&mut std::process::Command),
+    ) -> Self {
         let mut command = environment.command("km");
         command.arg("monitor").args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        change(&mut command);
         let mut child = command.spawn().expect("km starts");
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let over = Arc::new(AtomicBool::new(false));
@@ -63,6 +73,19 @@ impl Session {
         let mut document = Vec::new();
         let asked = UnixStream::connect(socket).and_then(|mut stream| stream.read_to_end(&mut document));
         asked.map_or(serde_json::Value::Null, |_| serde_json::from_slice(&document).expect("JSON"))
+    }
+
+    /// What it says of one plugin.
+    pub(crate) fn plugin(&self, environment: &TestEnvironment, name: &str) -> serde_json::Value {
+        let report = self.report(environment);
+        let plugins = report["plugins"].as_array().cloned().unwrap_or_default();
+        plugins.into_iter().find(|plugin| plugin["name"] == name).unwrap_or_default()
+    }
+
+    /// One message to the server and back.
+    pub(crate) fn exchange(&mut self, message: &str) {
+        self.send(format!("{message}\n").as_bytes());
+        assert_eq!(self.line(), format!("{message}\n"));
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -85,10 +108,11 @@ impl Session {
 
     /// Waits for the end with stdin open.
     pub(crate) fn wait(mut self) -> Finished {
-        let mut errors = self.child.stderr.take().expect("a pipe");
+        let errors = self.child.stderr.take();
         let reader = std::thread::spawn(move || {
             let mut text = Vec::new();
-            let _ = errors.read_to_end(&mut text);
+            // None where it goes to a file.
+            errors.map(|mut errors| errors.read_to_end(&mut text));
             text
         });
         let mut stdout = Vec::new();
