@@ -27,7 +27,7 @@ use crate::store::{self, State};
 use crate::trust::Trust;
 
 /// How long plugins may take to leave at the end of a session.
-const GRACE: Grace = Grace { shutdown: Duration::from_millis(200), terminate: Duration::from_millis(150) };
+const GRACE: Grace = Grace { shutdown: Duration::from_millis(300), terminate: Duration::from_millis(150) };
 /// How long before the end they are told to leave what still waits.
 const LEAVE: Duration = Duration::from_millis(700);
 

@@ -16,34 +16,37 @@ use km_plugin::{Access, Message, Permissions, Plugin, Result, Session, Tier, fea
 
 use sender::{Bounds, Sender};
 
-/// The sender of the session, when there is one.
+/// Has nothing to do, and to say, before the first message.
 #[derive(Debug, Default)]
-struct ApiLogger(Option<Sender>);
+struct ApiLogger {
+    access: Access,
+    sender: Option<Sender>,
+}
 
 impl Plugin for ApiLogger {
     fn start(&mut self, session: &Session) -> Result {
-        let sender = Sender::new(Bounds::default(), Arc::new(say))?;
-        sender.set_access(&session.access);
-        self.0 = Some(sender);
-        Ok(())
+        self.access(&session.access)
     }
 
     fn access(&mut self, access: &Access) -> Result {
-        if let Some(sender) = &self.0 {
+        self.access = access.clone();
+        if let Some(sender) = &self.sender {
             sender.set_access(access);
         }
         Ok(())
     }
 
     fn message(&mut self, message: &Message) -> Result {
-        match &mut self.0 {
-            Some(sender) => sender.message(message),
-            None => Ok(()),
+        if let Some(sender) = &mut self.sender {
+            return sender.message(message);
         }
+        let sender = self.sender.insert(Sender::new(Bounds::default(), Arc::new(say))?);
+        sender.set_access(&self.access);
+        sender.message(message)
     }
 
     fn stop(&mut self) -> Result {
-        if let Some(mut sender) = self.0.take() {
+        if let Some(mut sender) = self.sender.take() {
             sender.stop();
         }
         Ok(())

@@ -205,7 +205,8 @@ impl KilometersPlugin for ByHand {
         text("Free")
     }
 
-    async fn authenticate(&self, _: Request<AuthenticateRequest>) -> Answer<AuthenticateResponse> {
+    async fn authenticate(&self, request: Request<AuthenticateRequest>) -> Answer<AuthenticateResponse> {
+        eprintln!("an API key of {} characters", request.into_inner().api_key.len());
         let authorized = self.mode != Mode::RefusesAuthentication;
         let error = if authorized { "" } else { "I do not like you" };
         let response = AuthResponse { authorized, user_tier: "Free".to_owned(), ..AuthResponse::default() };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use km_tests::{ApiServer, TestEnvironment, descendants, wait_until};
+use km_tests::{ApiServer, Mode, TestEnvironment, binary, descendants, wait_until};
 
 use crate::session::Session;
 
@@ -319,7 +319,7 @@ fn holds_secret(bytes: &[u8], key: &str) -> bool {
 fn an_allowed_plugin_is_asked_about_nobody() {
     let server = ApiServer::start(&[]);
     let environment = TestEnvironment::empty();
-    environment.allow(&km_tests::binary("km-plugin-console-logger"), "console-logger");
+    environment.allow(&binary("km-plugin-console-logger"), "console-logger");
     let key = server.add("customer_123", "Pro");
     environment.configure(&server.url(), &key, "");
     let mut session = begin(&environment, &[]);
@@ -328,6 +328,19 @@ fn an_allowed_plugin_is_asked_about_nobody() {
     session.exchange(PING);
     session.finish().expect(0);
     assert!(!server.log().contains("authenticate"), "{}", server.log());
+}
+
+#[test]
+fn a_plugin_that_knows_no_tokens_gets_the_key_as_before() {
+    let environment = TestEnvironment::empty();
+    let mode = Mode::AcceptsAnyone;
+    environment.allow(&binary("misbehaving"), mode.name());
+    environment.configure("http://127.0.0.1:1", "km_live_0123456789", "");
+    let mut session = begin(&environment, &[]);
+    wait_for_life(&session, &environment, mode.name(), "active");
+    session.exchange(PING);
+    let finished = session.finish().expect(0);
+    assert!(finished.stderr.contains("an API key of 18 characters"), "{}", finished.stderr);
 }
 
 #[test]

@@ -282,8 +282,14 @@ fn bad_arguments_are_exit_2_with_one_document() {
 #[test]
 fn every_command_has_help_with_an_example() {
     let environment = TestEnvironment::empty();
-    let km: [&[&str]; 14] = [
+    let km: [&[&str]; 20] = [
         &[],
+        &["init"],
+        &["auth"],
+        &["auth", "login"],
+        &["auth", "status"],
+        &["auth", "logout"],
+        &["doctor"],
         &["monitor"],
         &["plugins"],
         &["plugins", "install"],
@@ -302,7 +308,28 @@ fn every_command_has_help_with_an_example() {
         let help = environment.km(command.iter().copied().chain(["--help"])).expect(0).text();
         assert!(help.contains("Example:"), "km {command:?}");
     }
-    for command in [&[][..], &["keygen"], &["build"], &["verify"], &["inspect"], &["completions"]] {
+    let km_pack: [&[&str]; 19] = [
+        &[],
+        &["keygen"],
+        &["build"],
+        &["verify"],
+        &["inspect"],
+        &["test"],
+        &["serve"],
+        &["customers"],
+        &["customers", "add"],
+        &["customers", "new-key"],
+        &["customers", "list"],
+        &["customers", "set-tier"],
+        &["customers", "set-features"],
+        &["customers", "set-expiry"],
+        &["customers", "suspend"],
+        &["customers", "resume"],
+        &["customers", "revoke-key"],
+        &["customers", "remove"],
+        &["completions"],
+    ];
+    for command in km_pack {
         let help = environment.km_pack(command.iter().copied().chain(["--help"])).expect(0).text();
         assert!(help.contains("Example:"), "km-pack {command:?}");
     }
