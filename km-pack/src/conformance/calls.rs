@@ -19,7 +19,7 @@ use km_proto::{Direction, MAX_V1_MESSAGE};
 use tonic::{Response, Status};
 
 use super::ground::{Changed, Ground};
-use super::{Checks, Finding, Found, fine};
+use super::{Checks, Finding, Found, fine, tokens};
 
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(5);
@@ -222,12 +222,14 @@ impl Talk<'_> {
     }
 
     async fn authorized(&mut self) -> Found {
+        let keyless = self.ground.subject.api_key.is_empty() && self.tier().await? > Tier::Free;
+        if keyless && self.plugin.version() >= 2 {
+            return tokens::authorize(self.ground, self.plugin.channel()).await;
+        }
         let answer = self.ask(self.ground.subject.api_key.clone()).await?;
         let AuthenticateResponse { success, error, auth_response } = answer;
         let response = auth_response.unwrap_or_default();
         if !(success && response.authorized) {
-            let tier = self.tier().await?;
-            let keyless = self.ground.subject.api_key.is_empty() && tier > Tier::Free;
             let help =
                 if keyless { "; it needs an API key: --api-key, or --api-key - for stdin" } else { "" };
             return Err(format!("not authorized: {error}{help}"));

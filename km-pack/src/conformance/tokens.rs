@@ -50,21 +50,26 @@ pub(super) async fn check(ground: &Ground, checks: &mut Checks<'_>) {
         Ok(session) => session,
         Err(error) => return skip(checks, &error.to_string()),
     };
-    let issuers = (TokenSigner::generate(), TokenSigner::generate());
-    match (session.plugin.version(), issuers) {
+    match (session.plugin.version(), Talk::new(ground, session.plugin.channel())) {
         (1, _) => skip(checks, "it speaks protocol 1"),
-        (_, (Ok(issuer), Ok(stranger))) => {
-            let client = Protocol2::new(session.plugin.channel());
-            let messages = Protocol1::new(session.plugin.channel());
-            let mut talk = Talk { ground, client, messages, issuer, stranger };
+        (_, Err(why)) => skip(checks, &why),
+        (_, Ok(mut talk)) => {
             checks.make("describe", DESCRIBE, talk.describe()).await;
             checks.make("token", TOKEN, talk.token()).await;
             checks.make("tokens-refused", REFUSED, talk.refused()).await;
             checks.make("token-renewed", RENEWED, talk.renewed()).await;
         }
-        (_, (Err(failure), _) | (_, Err(failure))) => skip(checks, &failure.message),
     }
     session.plugin.stop(Grace::default()).await;
+}
+
+/// Authenticates a plugin by a token, for the checks that need no API key for it.
+pub(super) async fn authorize(ground: &Ground, channel: Channel) -> Found {
+    let mut talk = Talk::new(ground, channel)?;
+    let described = talk.ask_who().await?;
+    let token = talk.sign(&claims(&described, Tier::Enterprise)?)?;
+    let answer = talk.show(token).await?;
+    if answer.authorized { fine(format!("{}, by a token", answer.tier)) } else { Err(answer.error) }
 }
 
 /// A token as it should be, for a plugin and its customer.
@@ -102,7 +107,13 @@ fn required(described: &DescribeResponse) -> Result<Tier, String> {
     described.required_tier.parse().map_err(|e| format!("its required tier: {e}"))
 }
 
-impl Talk<'_> {
+impl<'a> Talk<'a> {
+    fn new(ground: &'a Ground, channel: Channel) -> Result<Self, String> {
+        let signer = || TokenSigner::generate().map_err(|failure| failure.message);
+        let (client, messages) = (Protocol2::new(channel.clone()), Protocol1::new(channel));
+        Ok(Self { ground, client, messages, issuer: signer()?, stranger: signer()? })
+    }
+
     async fn ask_who(&mut self) -> Result<DescribeResponse, String> {
         let call = self.client.describe(DescribeRequest {});
         let answer = tokio::time::timeout(CALL, call).await.map_err(|_| "Describe: no answer".to_owned())?;

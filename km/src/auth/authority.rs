@@ -15,6 +15,8 @@ use tokio::sync::OnceCell;
 use super::Settings;
 use super::cache::{CachedToken, TokenCache};
 use crate::api::{Answer, ApiClient, ApiFailure};
+use crate::config::Config;
+use crate::environment::Environment;
 use crate::paths::Home;
 use crate::store::PackageIdentity;
 
@@ -107,9 +109,21 @@ impl Authority {
         Self { desk, no_key: "no API key is configured".to_owned() }
     }
 
-    /// For settings that cannot be used: what needs no API key runs all the same.
-    pub(crate) fn without_key(why: &Failure) -> Self {
-        Self { desk: None, no_key: format!("no API key can be used: {}", why.message) }
+    /// By what is configured. Where that cannot be used, which `object` hears of, what needs no API
+    /// key runs all the same.
+    pub(crate) fn open(
+        environment: &Environment,
+        home: &Home,
+        config: &Config,
+        object: impl FnOnce(&Failure),
+    ) -> Self {
+        match Settings::load(environment, home, config) {
+            Ok(settings) => Self::new(settings, home),
+            Err(failure) => {
+                object(&failure);
+                Self { desk: None, no_key: format!("no API key can be used: {}", failure.message) }
+            }
+        }
     }
 
     /// The API key, for plugins that speak protocol 1 alone.
@@ -154,7 +168,8 @@ impl Authority {
     /// Asks the API, whatever was kept.
     pub(crate) async fn renew(&self, plugin: &PackageIdentity) -> Authorization {
         let Some(desk) = &self.desk else { return Authorization::NoToken(self.no_key()) };
-        match desk.ask(plugin).await {
+        let asked = tokio::time::timeout(DEADLINE, desk.ask(plugin)).await;
+        match asked.unwrap_or_else(|_| Err(desk.too_late())) {
             Ok(grant) => Authorization::Granted(Box::new(grant), None),
             Err(Denial::Refused(why)) => {
                 desk.cache.forget(&plugin.name);
@@ -188,6 +203,11 @@ impl From<ApiFailure> for Denial {
 }
 
 impl Desk {
+    fn too_late(&self) -> Denial {
+        let why = format!("{} cannot be reached: no answer in time", self.settings.endpoint.value);
+        Denial::NoToken(NoToken { kind: Kind::Unreachable, why, retry_after: None })
+    }
+
     async fn ask(&self, plugin: &PackageIdentity) -> Result<Grant, Denial> {
         let client = self.client.get_or_try_init(async || self.settings.client(DEADLINE)).await;
         let client = client.map_err(|failure| {
@@ -233,10 +253,7 @@ impl Desk {
     fn cached(&self, plugin: &PackageIdentity) -> Option<Grant> {
         let CachedToken { token, key_set } = self.cache.load(&plugin.name, &plugin.customer)?;
         match check(plugin, &token, &key_set) {
-            Ok(claims) => {
-                let grant = Grant::new(token, key_set, claims);
-                (!grant.left().is_zero()).then_some(grant)
-            }
+            Ok(claims) => Some(Grant::new(token, key_set, claims)),
             Err(e) => {
                 tracing::debug!("the cached token of {} is not used: {e}", plugin.name);
                 None
@@ -246,8 +263,11 @@ impl Desk {
 }
 
 fn check(plugin: &PackageIdentity, token: &Token, keys: &KeySet) -> Result<Claims, TokenError> {
-    let expected = Expected { plugin: &plugin.name, customer: Some(&plugin.customer), now: unix_now() };
-    token::verify(token, keys, &expected)
+    let now = unix_now();
+    let expected = Expected { plugin: &plugin.name, customer: Some(&plugin.customer), now };
+    let claims = token::verify(token, keys, &expected)?;
+    // The skew that is forgiven is no time to run in: it would have to be renewed at once.
+    if claims.exp <= now { Err(TokenError::Expired(now - claims.exp)) } else { Ok(claims) }
 }
 
 /// How far this machine's clock is from the server's, where that is the trouble.

@@ -11,7 +11,7 @@ use km_package::name::PluginName;
 use serde::Serialize;
 
 use super::Local;
-use crate::auth::{Authority, Settings};
+use crate::auth::Authority;
 use crate::host::report::AccessReport;
 use crate::host::{PluginFailure, PluginHost};
 use crate::monitor::{self, SessionReport};
@@ -68,8 +68,10 @@ impl Status {
                     .help("`km plugins list` shows what is"));
             }
         }
-        let settings = Settings::load(&local.environment, &local.home, &local.config)?;
-        let authority = Arc::new(Authority::new(settings, &local.home));
+        let authority =
+            Arc::new(Authority::open(&local.environment, &local.home, &local.config, |failure| {
+                output.warn(format_args!("plugins run without an API key: {failure}"));
+            }));
         let progress = output.progress();
         progress.step("asking the plugins");
         let plugins = super::block_on(async {

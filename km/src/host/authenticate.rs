@@ -156,13 +156,14 @@ impl SpawnedPlugin {
         let mut client = Protocol2::new(self.process.channel()).max_decoding_message_size(MAX_ANSWER);
         let answer = self.call("Describe", client.describe(v2::DescribeRequest {})).await?;
         self.check_name(&answer.name)?;
+        let said = answer.identity.as_ref().map(|stamp| (stamp.customer.as_str(), stamp.tier.as_str()));
         if let Some(expected) = &self.identity {
-            let stamped = answer.identity.unwrap_or_default();
-            let found = (answer.version.as_str(), stamped.customer.as_str(), stamped.tier.as_str());
-            let wanted = (expected.version.as_str(), expected.customer.as_str(), expected.tier.as_str());
-            if found != wanted {
+            let packed = Some((expected.customer.as_str(), expected.tier.as_str()));
+            let is_packed = said == packed || (said.is_none() && !expected.is_stamped);
+            if !is_packed || answer.version != expected.version {
                 return Err(PluginFailure::Refused(format!(
-                    "it says that it is {found:?}, its manifest says {wanted:?}"
+                    "it says that it is {} for {said:?}, its manifest says {} for {packed:?}",
+                    answer.version, expected.version
                 )));
             }
         }

@@ -15,6 +15,8 @@ use crate::store::PackageIdentity;
 const BEFORE_EXPIRY: Duration = Duration::from_secs(60);
 /// After the first failure; doubling, up to the interval.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Longest that the API can put off the next question.
+const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 /// Longest sleep: a machine that slept, or a clock that was set, is noticed by then.
 const NAP: Duration = Duration::from_secs(20);
 
@@ -42,12 +44,13 @@ impl Schedule {
         self.next = Instant::now() + regular.min(latest);
     }
 
-    /// After none: soon, then less and less often, and not before the API wants it.
+    /// After none: soon, then less and less often, and not before the API wants it, within reason.
     fn failed(&mut self, retry_after: Option<Duration>) {
         let pause = FIRST_RETRY.saturating_mul(1 << self.failures.min(16)).min(self.interval);
         let pause = pause.mul_f64(0.5 + 0.5 * random_fraction());
         self.failures += 1;
-        self.next = Instant::now() + pause.max(retry_after.unwrap_or_default());
+        let wanted = retry_after.unwrap_or_default().min(LONGEST_WAIT);
+        self.next = Instant::now() + pause.max(wanted);
     }
 
     /// Sleeps until then, or until `end`, but not for long.

@@ -1,6 +1,8 @@
 //! One plugin for the length of a session: started, fed, restarted when it dies, given up when it
 //! dies too often, stopped while it may not run.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -143,11 +145,8 @@ impl Supervisor {
         };
         self.activate(&plugin);
         let (door, access) = (plugin.door.clone(), plugin.access.clone());
-        let fed = tokio::select! {
-            fed = self.feed(&mut plugin) => fed,
-            failure = door.keep_open(access, |access, renewed| self.note_access(access, renewed)) => Err(failure),
-        };
-        match fed {
+        let kept = door.keep_open(access, |access, renewed| self.note_access(access, renewed));
+        match self.feed(&mut plugin, std::pin::pin!(kept)).await {
             Ok(()) => {
                 self.enter(Life::ShuttingDown);
                 plugin.stop(self.context.grace).await;
@@ -220,8 +219,12 @@ impl Supervisor {
         }
     }
 
-    /// Delivers message after message until the order to end, or the plugin's end.
-    async fn feed(&self, plugin: &mut AuthenticatedPlugin) -> Result<(), PluginFailure> {
+    /// Delivers message after message until the order to end, the plugin's end, or that of its access.
+    async fn feed(
+        &self,
+        plugin: &mut AuthenticatedPlugin,
+        mut kept: Pin<&mut impl Future<Output = PluginFailure>>,
+    ) -> Result<(), PluginFailure> {
         let mut orders = self.orders.clone();
         loop {
             let message = tokio::select! {
@@ -229,6 +232,7 @@ impl Supervisor {
                 _ = orders.wait_for(|order| *order == Order::Leave) => return Ok(()),
                 // Before the next message: who is gone already loses none.
                 failure = plugin.died() => return Err(failure),
+                failure = &mut kept => return Err(failure),
                 message = self.queue.next() => message,
             };
             let Some(message) = message else { return Ok(()) };
@@ -238,6 +242,10 @@ impl Supervisor {
                 _ = orders.wait_for(|order| *order == Order::Leave) => {
                     self.queue.failed(&message);
                     return Ok(());
+                }
+                failure = &mut kept => {
+                    self.queue.failed(&message);
+                    return Err(failure);
                 }
             };
             match delivery {

@@ -15,7 +15,7 @@ use super::frames::{Framed, Framer};
 use super::queue::Queue;
 use super::remarks::Remarks;
 use super::tap::TapReader;
-use crate::auth::{Authority, Settings};
+use crate::auth::Authority;
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::host::PluginHost;
@@ -127,14 +127,9 @@ fn run(
         .collect();
     found.get_or_init(|| watchers.iter().map(|watcher| Arc::clone(&watcher.queue)).collect());
     let host = PluginHost::new(&home, environment.debug, Some(Arc::new(guard)))?;
-    let authority = Settings::load(environment, &home, &config).map_or_else(
-        |failure| {
-            Remarks.say(&format!("plugins run without an API key: {failure}"));
-            Authority::without_key(&failure)
-        },
-        |settings| Authority::new(settings, &home),
-    );
-    let authority = Arc::new(authority);
+    let authority = Arc::new(Authority::open(environment, &home, &config, |failure| {
+        Remarks.say(&format!("plugins run without an API key: {failure}"));
+    }));
     let context = Context { home, trust, config, host, authority, remarks: Remarks, grace: GRACE };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

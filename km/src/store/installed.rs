@@ -42,6 +42,8 @@ pub(crate) struct PackageIdentity {
     pub(crate) customer: CustomerId,
     /// The tier stamped into it.
     pub(crate) tier: Tier,
+    /// Whether the executable has this stamped into it, too; not in one that has no room for it.
+    pub(crate) is_stamped: bool,
     /// The digest of its executable.
     pub(crate) sha256: Digest,
 }
@@ -54,6 +56,7 @@ impl PackageIdentity {
             version: plugin.version.to_string(),
             customer: customer.id.clone(),
             tier: customer.tier,
+            is_stamped: manifest.identity.is_some(),
             sha256: manifest.executable().sha256,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use km_tests::{TestEnvironment, packages, path, workspace};
+use km_tests::{TestEnvironment, api_logger, packages, path, workspace};
 
 #[test]
 fn the_template_is_a_plugin_outside_of_this_repository() {
@@ -77,4 +77,25 @@ fn km_pack_test_says_what_it_cannot_test() {
         finished.text()
     );
     assert!(finished.text().contains("1 failed"), "{}", finished.text());
+}
+
+#[test]
+fn a_plugin_that_needs_a_tier_is_tested_by_tokens_of_the_suite_s_own() {
+    let environment = TestEnvironment::empty();
+    let public_key = path(&packages().public_key);
+    let tested =
+        environment.km_pack(["test", path(api_logger()), "--key", public_key, "--json"]).expect(0).json();
+    let check = |id: &str| {
+        let checks = tested["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["id"] == id).unwrap()["detail"].clone()
+    };
+    assert_eq!(
+        (check("authenticate"), check("token")),
+        ("Pro, by a token".into(), "Pro".into()),
+        "{tested:#}"
+    );
+    assert!(
+        tested["checks"].as_array().unwrap().iter().all(|check| check["outcome"] == "passed"),
+        "{tested:#}"
+    );
 }

@@ -84,6 +84,27 @@ fn whoever_is_not_the_api_says_neither_yes_nor_no() {
 }
 
 #[test]
+fn a_key_that_is_none_is_said_once_and_what_is_free_runs() {
+    for key in ["km_live 0123456789", "km_live_0123456789\n", "short"] {
+        let environment = TestEnvironment::with_api_logger();
+        environment.configure("http://127.0.0.1:1", KEY, "");
+        let mut session = Session::with(&environment, &["--", "cat"], |km| {
+            km.env("KM_API_KEY", key);
+        });
+        session.exchange(r#"{"id":1}"#);
+        wait_until("console-logger runs", || {
+            session.plugin(&environment, "console-logger")["life"] == "active"
+        });
+        wait_until("api-logger does not", || session.plugin(&environment, "api-logger")["life"] == "error");
+        let finished = session.finish().expect(0);
+        let said =
+            finished.stderr.matches("km: plugins run without an API key: KM_API_KEY in the environment: ");
+        assert_eq!(said.count(), 1, "{}", finished.stderr);
+        assert!(!finished.stderr.contains(key.trim()), "{}", finished.stderr);
+    }
+}
+
+#[test]
 fn a_body_without_end_is_not_read_to_its_end() {
     let endless = Socket::answering(|_, stream| {
         let head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -251,6 +272,8 @@ fn tokens_that_do_not_hold_are_refused_whoever_sends_them() {
             "a signing key that the API does not have",
         ),
         ("expired", forger.sign(|c| c.exp = now - 120), "it expired 12"),
+        // Forgiven to a clock, and no time to run in.
+        ("over as it comes", forger.sign(|c| c.exp = now - 5), "it expired"),
         (
             "clock behind",
             forger.sign(|c| (c.iat, c.nbf, c.exp) = (now + 600, now + 600, now + 1500)),
@@ -276,7 +299,7 @@ fn tokens_that_do_not_hold_are_refused_whoever_sends_them() {
         let socket = forger.serve_at(token, keys, &format!("date: {date}\r\n"));
         status_with(&socket.url(), "").1
     };
-    let behind = shifted(605);
+    let behind = shifted(655);
     assert!(behind.contains("this machine's clock is 10 minutes behind the server's"), "{behind}");
     let ahead = shifted(-1205);
     assert!(ahead.contains("this machine's clock is 20 minutes ahead of the server's"), "{ahead}");
