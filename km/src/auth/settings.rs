@@ -66,7 +66,8 @@ pub(crate) fn parse_key(text: &str, source: &Source) -> Result<ApiKey, Failure> 
     })
 }
 
-fn parse_endpoint(text: &str, source: &Source) -> Result<Endpoint, Failure> {
+/// Reads an endpoint, as it was given somewhere.
+pub(crate) fn parse_endpoint(text: &str, source: &Source) -> Result<Endpoint, Failure> {
     text.parse().map_err(|e| {
         let kind = if matches!(source, Source::File(_)) { Kind::Failed } else { Kind::Usage };
         Failure::new(kind, format_args!("the API endpoint {text:?} ({source}): {e}"))

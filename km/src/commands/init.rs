@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::Local;
 use crate::api::ApiFailure;
-use crate::auth::{Found, Settings, Source, detect, parse_key};
+use crate::auth::{Found, Settings, Source, detect, parse_endpoint, parse_key};
 use crate::config::{Change, ConfigChange};
 use crate::environment::Secret;
 
@@ -95,23 +95,31 @@ impl Init {
             if let Some(key) = &older.api_key {
                 let key = parse_key(&key.0, &older.source)?;
                 output.note(format_args!("found the API key {} in {}", key.masked(), older.source));
-                if !matches!(&settings.key, Some(Found { source: Source::Flag | Source::Environment(_), .. }))
-                {
-                    settings.key.get_or_insert(Found { value: key, source: older.source.clone() });
-                }
             }
             if let Some(endpoint) = &older.endpoint {
                 output.note(format_args!("found the endpoint {endpoint} in {}", older.source));
-                if settings.endpoint.source == Source::Default {
-                    let value = endpoint.parse().map_err(|e| {
-                        Failure::new(Kind::Failed, format_args!("the API endpoint in {}: {e}", older.source))
-                    })?;
-                    settings.endpoint = Found { value, source: older.source.clone() };
-                }
             }
         }
         if !all.is_empty() && !super::confirm("take this over?") {
             return Err(Failure::new(Kind::Failed, "nothing was written"));
+        }
+        // What was said here and now counts more, and what is configured unless it may be replaced.
+        let configured = Source::File(local.home.config_file());
+        let gives_way = |source: &Source| match source {
+            Source::Flag | Source::Environment(_) => false,
+            source => *source != configured || self.force,
+        };
+        let key = all.iter().find_map(|older| Some((older.api_key.as_ref()?, &older.source)));
+        if let Some((key, source)) = key
+            && settings.key.as_ref().is_none_or(|found| gives_way(&found.source))
+        {
+            settings.key = Some(Found { value: parse_key(&key.0, source)?, source: source.clone() });
+        }
+        let endpoint = all.iter().find_map(|older| Some((older.endpoint.as_ref()?, &older.source)));
+        if let Some((endpoint, source)) = endpoint
+            && gives_way(&settings.endpoint.source)
+        {
+            settings.endpoint = Found { value: parse_endpoint(endpoint, source)?, source: source.clone() };
         }
         Ok(())
     }

@@ -160,6 +160,51 @@ fn auto_detect_shows_what_it_found_and_where_and_takes_it_over() {
     );
     assert!(found.stderr.contains(&format!("found the endpoint {}", server.url())), "{}", found.stderr);
     assert!(!found.stderr.contains(&key));
+    // What is configured stays, unless it may be replaced.
+    let other = server.add("other", "Free");
+    std::fs::write(environment.path(".env"), format!("KM_API_KEY={other}\n")).unwrap();
+    let kept = environment.km(["init", "--auto-detect", "--json"]).expect(0).json();
+    assert_eq!((&kept["customer"], &kept["action"]), (&"customer_123".into(), &"kept".into()));
+    let forced = environment.km(["init", "--auto-detect", "--force", "--json"]).expect(0).json();
+    assert_eq!(forced["customer"], "other");
+}
+
+/// Runs `km` on a terminal of its own, and types.
+fn on_a_terminal(environment: &TestEnvironment, arguments: &str, typed: &str) -> (i32, String) {
+    let mut script = std::process::Command::new("script");
+    let km = environment.command("km");
+    script.args(["-qec", &format!("{} {arguments}", path(std::path::Path::new(km.get_program())))]);
+    script.arg("/dev/null").current_dir(environment.path(".")).env_clear().env("TERM", "dumb");
+    for (name, value) in km.get_envs() {
+        script.env(name, value.unwrap());
+    }
+    script.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = script.spawn().expect("script is installed");
+    // What is typed waits in the terminal until it is asked for; its end would be that of the session.
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, typed.as_bytes()).unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut text).unwrap();
+    let code = child.wait().unwrap().code().unwrap();
+    drop(stdin);
+    (code, text)
+}
+
+#[test]
+fn on_a_terminal_it_asks_and_elsewhere_never() {
+    let (server, environment) = (ApiServer::start(&[]), TestEnvironment::empty());
+    let key = server.add("customer_123", "Pro");
+    let init = format!("init --endpoint {}", server.url());
+    let (code, text) = on_a_terminal(&environment, &init, &format!("{key}\n"));
+    assert!(code == 0 && text.contains("API key (nothing for none): "), "{text}");
+    assert!(text.contains("customer_123, tier Pro"), "{text}");
+    std::fs::write(environment.path(".env"), "KM_API_KEY=km_live_0123456789\n").unwrap();
+    let (code, text) = on_a_terminal(&environment, "init --auto-detect --force", "n\n");
+    assert!(
+        code == 1 && text.contains("take this over? [y/N]") && text.contains("nothing was written"),
+        "{text}"
+    );
+    assert_eq!(environment.km(["auth", "status", "--json"]).expect(0).json()["customer"], "customer_123");
 }
 
 #[test]
