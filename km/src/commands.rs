@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::environment::{self, Environment};
-use crate::paths::Home;
+use crate::paths::{self, Home};
 use crate::trust::Trust;
 
 /// Monitors MCP servers through signed plugins.
@@ -130,6 +130,7 @@ struct Local {
 
 impl Local {
     fn open(environment: Environment) -> Result<Self, Failure> {
+        paths::survive_size_limits();
         let home = Home::find(&environment)?;
         let config = Config::load(&home)?;
         let trust = Trust::load(&home)?;

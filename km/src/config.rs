@@ -67,11 +67,17 @@ impl Config {
     pub(crate) fn load(home: &Home) -> Result<Self, Failure> {
         let path = home.config_file();
         let Some(text) = read(home)? else { return Ok(Self::default()) };
-        toml::from_str(&text).map_err(|e: toml::de::Error| {
-            // The message alone: the rest quotes the file, which holds a key.
-            Failure::new(Kind::Failed, format_args!("{}: {}", path.display(), e.message()))
+        let config: Self = toml::from_str(&text).map_err(|e: toml::de::Error| {
+            // Line and reason alone: the rest quotes the file, which holds a key.
+            let line = e.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            let reason = without_quotes(e.message());
+            Failure::new(Kind::Failed, format_args!("{}, line {line}: {reason}", path.display()))
                 .help("mend the file, or move it away")
-        })
+        })?;
+        if config.api_key.is_some() && !is_private(&path) {
+            tracing::warn!("{0} holds an API key that others can read: chmod 600 {0}", path.display());
+        }
+        Ok(config)
     }
 
     pub(crate) fn api_key(&self) -> Option<&Secret> {
@@ -106,6 +112,8 @@ impl ConfigChange {
     /// Writes the file, readable by its owner alone. False if nothing changed.
     pub(crate) fn write(self, home: &Home) -> Result<bool, Failure> {
         let path = home.config_file();
+        // A link is followed: what lies behind it is the file.
+        let path = std::fs::canonicalize(&path).unwrap_or(path);
         let folder = path.parent().unwrap_or(home.root());
         paths::create_private(folder).map_err(|e| Failure::file("create", folder, &e))?;
         let _lock = FolderLock::take(folder)?;
@@ -155,6 +163,12 @@ fn read(home: &Home) -> Result<Option<Zeroizing<String>>, Failure> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Failure::file("read", &path, &e)),
     }
+}
+
+/// A message without what it quotes.
+fn without_quotes(message: &str) -> String {
+    let pieces = message.split(['`', '"']).enumerate();
+    pieces.map(|(at, piece)| if at % 2 == 0 { piece } else { "…" }).collect()
 }
 
 /// Whether only its owner can read a file.

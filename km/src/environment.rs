@@ -28,8 +28,25 @@ pub(crate) struct Environment {
     pub(crate) api_key: Option<Variable<Secret>>,
     /// `KM_API_ENDPOINT`, or `KILOMETERS_API_ENDPOINT`, its older name.
     pub(crate) api_endpoint: Option<Variable<String>>,
+    /// `HTTPS_PROXY` (or `https_proxy`, `ALL_PROXY`, `all_proxy`) and `NO_PROXY` (or `no_proxy`): the
+    /// way to the API.
+    pub(crate) proxy: Proxy,
     /// Where `km init --auto-detect` looks for `.env`.
     pub(crate) current_dir: PathBuf,
+}
+
+/// A proxy, which may have a password in its URL.
+#[derive(Clone, Default)]
+pub(crate) struct Proxy {
+    pub(crate) url: String,
+    /// Hosts that are reached without it.
+    pub(crate) except: String,
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.url.is_empty() { "Proxy(none)" } else { "Proxy(…)" })
+    }
 }
 
 /// A value, and the name of the variable that it stood in.
@@ -58,6 +75,9 @@ impl Environment {
             let value = env::var(name).ok().filter(|value| !value.is_empty())?;
             Some(Variable { name, value })
         };
+        let either = |names: &[&'static str]| {
+            names.iter().find_map(|name| text(name)).map(|variable| variable.value).unwrap_or_default()
+        };
         let [ours, older, others @ ..] =
             SECRETS.map(|name| take_secret(name).map(|value| Variable { name, value }));
         drop(others);
@@ -68,6 +88,10 @@ impl Environment {
             temporary: env::temp_dir(),
             api_key: ours.or(older),
             api_endpoint: text("KM_API_ENDPOINT").or_else(|| text("KILOMETERS_API_ENDPOINT")),
+            proxy: Proxy {
+                url: either(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
+                except: either(&["NO_PROXY", "no_proxy"]),
+            },
             current_dir: env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
         }
     }

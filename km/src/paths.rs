@@ -111,6 +111,12 @@ impl Home {
     }
 }
 
+/// A file that may not grow any more (`ulimit -f`) is an error of the write, not the end of this process.
+pub(crate) fn survive_size_limits() {
+    // SAFETY: sets the disposition of one signal to "ignore", which runs no code.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Makes a folder that only its owner can enter, with all above it.
 pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)

@@ -19,7 +19,9 @@ impl Tool {
         let mut command = Command::new(name);
         command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         // No tool needs the key, and their build scripts are other people's code.
-        command.env_remove("KM_SIGNING_KEY").env_remove("KM_API_KEY");
+        for secret in ["KM_SIGNING_KEY", "KM_API_KEY", "KILOMETERS_API_KEY", "KM_DATABASE"] {
+            command.env_remove(secret);
+        }
         Self { name, command }
     }
 

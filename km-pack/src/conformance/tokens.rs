@@ -127,7 +127,7 @@ impl<'a> Talk<'a> {
             key_set: serde_json::to_string(&keys).map_err(|e| e.to_string())?,
             // Nobody is there; nothing is sent before a message.
             api_endpoint: "http://127.0.0.1:1".to_owned(),
-            api_certificates: String::new(),
+            ..AuthenticateRequest::default()
         };
         let call = self.client.authenticate(request);
         let answer =

@@ -37,6 +37,10 @@ pub struct Api {
     pub token: Token,
     /// Certificates (PEM) that are trusted there besides the system's; empty if none.
     pub certificates: String,
+    /// The proxy on the way there, as in `HTTPS_PROXY`; empty if none. May hold a password.
+    pub proxy: String,
+    /// The hosts that are reached without it, as in `NO_PROXY`.
+    pub no_proxy: String,
 }
 
 impl fmt::Debug for Api {

@@ -4,8 +4,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use km_api::feature;
 use km_api::key_set::KeySet;
-use km_api::token::{self, CLOCK_SKEW, Expected, Token};
+use km_api::token::{self, CLOCK_SKEW, Expected};
 use km_package::identity::{Identity, api_key_digest};
 use km_package::tier::Tier;
 
@@ -103,7 +104,10 @@ impl Gate {
         let stamped = identity.map_or(Tier::Free, |identity| identity.tier);
         let tier = self.at_least_required(stamped.min(claims.tier))?;
         let left = claims.exp.saturating_add(CLOCK_SKEW).saturating_sub(now);
-        let access = Access { tier, features: claims.features, expires_at: Some(claims.exp), api: Some(api) };
+        let mut features = claims.features;
+        // The stamp bounds those that come with a tier, too; what a customer has besides stays.
+        features.retain(|name| feature::tier_of(name).is_none_or(|tier| tier <= stamped));
+        let access = Access { tier, features, expires_at: Some(claims.exp), api: Some(api) };
         Ok((access, Some(Duration::from_secs(left.unsigned_abs()))))
     }
 
@@ -153,20 +157,6 @@ impl Granted {
     fn is_over(&self) -> bool {
         self.access.expires_at.is_some_and(|end| unix_now() >= end.saturating_add(CLOCK_SKEW))
             || self.lasts.is_some_and(|lasts| self.since.elapsed() >= lasts)
-    }
-}
-
-impl Credentials<'_> {
-    pub(crate) fn new<'a>(
-        token: String,
-        key_set: &'a str,
-        endpoint: String,
-        certificates: String,
-    ) -> Option<Credentials<'a>> {
-        if token.is_empty() {
-            return None;
-        }
-        Some(Credentials { api: Api { endpoint, token: Token::new(token), certificates }, key_set })
     }
 }
 

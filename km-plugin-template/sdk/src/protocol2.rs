@@ -9,7 +9,7 @@ use km_proto::v2::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::access::Access;
+use crate::access::{Access, Api, Token};
 use crate::gate::{Credentials, Gate};
 use crate::identity::Stamp;
 use crate::protocol1::MAX_REQUEST;
@@ -61,8 +61,16 @@ impl KilometersPlugin for Protocol2 {
     }
 
     async fn authenticate(&self, request: Request<AuthenticateRequest>) -> Answer<AuthenticateResponse> {
-        let AuthenticateRequest { token, key_set, api_endpoint, api_certificates } = request.into_inner();
-        let credentials = Credentials::new(token, &key_set, api_endpoint, api_certificates);
+        let request = request.into_inner();
+        let api = Api {
+            token: Token::new(request.token),
+            endpoint: request.api_endpoint,
+            certificates: request.api_certificates,
+            proxy: request.api_proxy,
+            no_proxy: request.api_no_proxy,
+        };
+        let shown = !api.token.reveal().is_empty();
+        let credentials = shown.then_some(Credentials { api, key_set: &request.key_set });
         Ok(Response::new(match self.gate.admit_token(credentials) {
             Ok(access) => {
                 let answer = granted(&access);

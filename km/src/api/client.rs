@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use km_api::api_key::ApiKey;
 use km_api::authenticate::{AuthenticateAnswer, AuthenticateRequest};
-use km_api::error::{ApiError, ErrorAnswer};
+use km_api::error::{ApiError, ErrorAnswer, ErrorKind};
 use km_api::key_set::KeySet;
 use km_api::path;
 use km_api::subscription::{Health, SubscriptionStatus, UserFeatures};
@@ -17,9 +17,13 @@ use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode,
 use serde::de::DeserializeOwned;
 
 use super::Endpoint;
+use crate::environment::Proxy;
 
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
+
+/// Most characters of what the API says that are repeated.
+const MAX_WORDS: usize = 500;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +87,7 @@ impl ApiClient {
         endpoint: Endpoint,
         key: Option<ApiKey>,
         certificates: &[u8],
+        proxy: &Proxy,
         deadline: Duration,
     ) -> Result<Self, Failure> {
         let unusable =
@@ -97,9 +102,13 @@ impl ApiClient {
         if !certificates.is_empty() {
             http = http.tls_certs_merge(certificates);
         }
-        if endpoint.is_local() {
-            // A proxy would see the key in clear, and has no way to this machine anyway.
-            http = http.no_proxy();
+        // What is in the environment was read already. On this machine a proxy would see the key in
+        // clear, and has no way here anyway.
+        http = http.no_proxy();
+        if !proxy.url.is_empty() && !endpoint.is_local() {
+            let bad = |_| Failure::new(Kind::Usage, "HTTPS_PROXY is not the URL of a proxy");
+            let proxied = reqwest::Proxy::all(&proxy.url).map_err(bad)?;
+            http = http.proxy(proxied.no_proxy(reqwest::NoProxy::from_string(&proxy.except)));
         }
         Ok(Self { endpoint, http: http.build().map_err(unusable)?, key })
     }
@@ -156,13 +165,15 @@ impl ApiClient {
         let (status, headers) = (response.status(), response.headers().clone());
         if status.is_redirection() {
             let to = headers.get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
-            return Err(self.not_the_api(&format!(
-                "it redirects to {}, which km does not follow",
-                km_cli::printable_line(to)
-            )));
+            return Err(
+                self.not_the_api(&format!("it redirects to {}, which km does not follow", self.words(to)))
+            );
         }
         let body = self.read(response).await?;
         if status.is_success() {
+            if let Some(why) = denial(&body) {
+                return Err(self.refused(ErrorKind::Unknown, &why));
+            }
             return match serde_json::from_slice(&body) {
                 Ok(body) => Ok(Answer { body, server_time: date(&headers) }),
                 Err(_) => Err(self.not_the_api(&format!("its answer is {}", kind_of(&headers, &body)))),
@@ -175,10 +186,12 @@ impl ApiClient {
         let answer: Option<ErrorAnswer> = serde_json::from_slice(body).ok();
         let endpoint = &self.endpoint;
         match (status.as_u16(), answer) {
-            (401 | 403, Some(ErrorAnswer { error })) => {
-                let message = km_cli::printable_line(&error.message).chars().take(500).collect();
-                ApiFailure::Refused(ApiError { message, ..error })
-            }
+            (401 | 403, Some(ErrorAnswer { error })) => self.refused(error.kind, &error.message),
+            // A no in other words is a no; a page of whoever stands in between is none.
+            (401 | 403, None) => match denial(body) {
+                Some(why) => self.refused(ErrorKind::Unknown, &why),
+                None => self.not_the_api(&answers_with(status, headers, body)),
+            },
             (429, _) => {
                 let retry_after = retry_after(headers);
                 let when = retry_after.map(|after| format!(" for {} s", after.as_secs())).unwrap_or_default();
@@ -194,12 +207,23 @@ impl ApiClient {
             (_, Some(ErrorAnswer { error })) => ApiFailure::unreachable(format_args!(
                 "{endpoint} did not take the request ({}): {}",
                 status.as_u16(),
-                km_cli::printable_line(&error.message)
+                self.words(&error.message)
             )),
-            (_, None) => {
-                self.not_the_api(&format!("it answers {} with {}", status.as_u16(), kind_of(headers, body)))
-            }
+            (_, None) => self.not_the_api(&answers_with(status, headers, body)),
         }
+    }
+
+    fn refused(&self, kind: ErrorKind, why: &str) -> ApiFailure {
+        ApiFailure::Refused(ApiError { kind, message: self.words(why) })
+    }
+
+    /// What the other side says, as part of a line, without the key that it was sent.
+    fn words(&self, text: &str) -> String {
+        let text = match &self.key {
+            Some(key) => text.replace(key.reveal(), &key.masked()),
+            None => text.to_owned(),
+        };
+        km_cli::printable_line(&text).chars().take(MAX_WORDS).collect()
     }
 
     /// The body, if it is as short as an answer is.
@@ -236,6 +260,24 @@ impl ApiClient {
         }
         ApiFailure::unreachable(format_args!("{endpoint} cannot be reached: {cause}"))
     }
+}
+
+/// Why an answer in JSON says no, whatever else is in it: `authorized` or `success` is false, or there
+/// is an `error`.
+fn denial(body: &[u8]) -> Option<String> {
+    let answer: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let answer = answer.as_object()?;
+    let said = |name: &str| answer.get(name).and_then(serde_json::Value::as_bool);
+    let error = answer.get("error").filter(|error| !error.is_null());
+    if said("authorized") != Some(false) && said("success") != Some(false) && error.is_none() {
+        return None;
+    }
+    let words = error.and_then(|error| error.as_str().or_else(|| error.get("message")?.as_str()));
+    Some(words.filter(|words| !words.is_empty()).unwrap_or("it gives no reason").to_owned())
+}
+
+fn answers_with(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
+    format!("it answers {} with {}", status.as_u16(), kind_of(headers, body))
 }
 
 /// What somebody sent who is not the API, in a word.

@@ -12,11 +12,11 @@ use km_api::token::{self, Claims, Expected, Token, TokenError};
 use km_package::failure::{Failure, Kind};
 use tokio::sync::OnceCell;
 
-use super::Settings;
 use super::cache::{CachedToken, TokenCache};
+use super::{Found, Settings, Source};
 use crate::api::{Answer, ApiClient, ApiFailure};
 use crate::config::Config;
-use crate::environment::Environment;
+use crate::environment::{Environment, Proxy};
 use crate::paths::Home;
 use crate::store::PackageIdentity;
 
@@ -34,6 +34,7 @@ pub(crate) struct Authority {
 
 #[derive(Debug)]
 struct Desk {
+    home: Home,
     settings: Settings,
     cache: TokenCache,
     /// Made when it is needed: it reads all certificates of the system.
@@ -88,12 +89,13 @@ impl Grant {
     /// How long it holds; nothing once it has expired. By the clock that gives less: setting one back
     /// gains nothing, and one that stands still in a sleeping machine loses nothing.
     pub(crate) fn left(&self) -> Duration {
-        let until = |now: i64| Duration::from_secs(u64::try_from(self.claims.exp - now).unwrap_or(0));
+        let until =
+            |now: i64| Duration::from_secs(u64::try_from(self.claims.exp.saturating_sub(now)).unwrap_or(0));
         until(self.checked_at).saturating_sub(self.checked.elapsed()).min(until(unix_now()))
     }
 
     fn age(&self) -> Duration {
-        Duration::from_secs(u64::try_from(unix_now() - self.claims.iat).unwrap_or(0))
+        Duration::from_secs(u64::try_from(unix_now().saturating_sub(self.claims.iat)).unwrap_or(0))
     }
 }
 
@@ -101,6 +103,7 @@ impl Authority {
     pub(crate) fn new(settings: Settings, home: &Home) -> Self {
         let key = settings.key.as_ref().map(|found| found.value.clone());
         let desk = key.map(|key| Desk {
+            home: home.clone(),
             settings,
             cache: TokenCache::new(home, key),
             client: OnceCell::new(),
@@ -140,6 +143,11 @@ impl Authority {
     pub(crate) fn certificates(&self) -> String {
         let pem = self.desk.as_ref().map(|desk| String::from_utf8_lossy(&desk.settings.certificates));
         pem.unwrap_or_default().into_owned()
+    }
+
+    /// The way there.
+    pub(crate) fn proxy(&self) -> Proxy {
+        self.desk.as_ref().map(|desk| desk.settings.proxy.clone()).unwrap_or_default()
     }
 
     /// How often access is renewed; none where there is nobody to ask.
@@ -209,6 +217,7 @@ impl Desk {
     }
 
     async fn ask(&self, plugin: &PackageIdentity) -> Result<Grant, Denial> {
+        self.check_key()?;
         let client = self.client.get_or_try_init(async || self.settings.client(DEADLINE)).await;
         let client = client.map_err(|failure| {
             Denial::NoToken(NoToken { kind: failure.kind, why: failure.message, retry_after: None })
@@ -223,7 +232,8 @@ impl Desk {
         let Answer { body: answer, server_time } = client.authenticate(&request).await?;
         if !(answer.success && answer.authorized) {
             let why = answer.error.unwrap_or_else(|| "it gives no reason".to_owned());
-            return Err(Denial::Refused(format!("the API refused: {}", km_cli::printable_line(&why))));
+            let why: String = km_cli::printable_line(&why).chars().take(500).collect();
+            return Err(Denial::Refused(format!("the API refused: {why}")));
         }
         let token = Token::new(answer.token);
         let key_set = self.keys_for(&token, client).await?;
@@ -231,9 +241,22 @@ impl Desk {
             let why = format!("the API sent a token that does not hold: {e}{}", clock_hint(&e, server_time));
             Denial::NoToken(NoToken { kind: Kind::Untrusted, why, retry_after: None })
         })?;
-        let cached = CachedToken { token, key_set };
+        let (endpoint, binary_sha256) = (self.settings.endpoint.value.to_string(), plugin.sha256);
+        let cached = CachedToken { token, key_set, endpoint, binary_sha256 };
         self.cache.store(&plugin.name, &plugin.customer, &cached);
         Ok(Grant::new(cached.token, cached.key_set, claims))
+    }
+
+    /// A key that was configured and is not any more (`km auth logout`) is asked with no longer.
+    fn check_key(&self) -> Result<(), Denial> {
+        let Some(Found { source: Source::File(path), .. }) = &self.settings.key else { return Ok(()) };
+        let is_ours = *path == self.home.config_file();
+        match Config::load(&self.home) {
+            Ok(config) if is_ours && config.api_key().is_none() => {
+                Err(Denial::Refused("the API key was removed".to_owned()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The API's keys; fetched again for a token that names an unknown one.
@@ -251,7 +274,12 @@ impl Desk {
 
     /// The token that was kept, if it still holds.
     fn cached(&self, plugin: &PackageIdentity) -> Option<Grant> {
-        let CachedToken { token, key_set } = self.cache.load(&plugin.name, &plugin.customer)?;
+        let CachedToken { token, key_set, endpoint, binary_sha256 } =
+            self.cache.load(&plugin.name, &plugin.customer)?;
+        if endpoint != self.settings.endpoint.value.to_string() || binary_sha256 != plugin.sha256 {
+            tracing::debug!("the cached token of {} is another API's or another binary's", plugin.name);
+            return None;
+        }
         match check(plugin, &token, &key_set) {
             Ok(claims) => Some(Grant::new(token, key_set, claims)),
             Err(e) => {

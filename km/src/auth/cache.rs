@@ -1,7 +1,7 @@
 //! Tokens on disk, so that a plugin starts without waiting for the API, and without it for a while.
 //!
 //! ```text
-//! kmtoken1 | salt (32) | nonce (12) | AES-256-GCM of {"token","key_set"} | tag (16)
+//! kmtoken1 | salt (32) | nonce (12) | AES-256-GCM of {"token","key_set",…} | tag (16)
 //! ```
 //!
 //! One file for each plugin and API key, readable by its owner alone. The key is
@@ -16,6 +16,7 @@ use aws_lc_rs::hkdf::{self, HKDF_SHA256};
 use km_api::api_key::ApiKey;
 use km_api::key_set::KeySet;
 use km_api::token::Token;
+use km_package::digest::Digest;
 use km_package::name::{CustomerId, PluginName};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -31,6 +32,9 @@ const SUFFIX: &str = ".token";
 pub(crate) struct CachedToken {
     pub(crate) token: Token,
     pub(crate) key_set: KeySet,
+    /// Where it is from, and for which binary.
+    pub(crate) endpoint: String,
+    pub(crate) binary_sha256: Digest,
 }
 
 /// The cached tokens of one API key.
@@ -158,7 +162,12 @@ mod tests {
         let other: PluginName = "console-logger".parse().unwrap();
         let customer: CustomerId = "customer_123".parse().unwrap();
         let keys = KeySet { issuer: "i".to_owned(), keys: vec![TokenKey::new(&[1; 32])] };
-        let token = CachedToken { token: Token::new("a.secret.token".to_owned()), key_set: keys };
+        let token = CachedToken {
+            token: Token::new("a.secret.token".to_owned()),
+            key_set: keys,
+            endpoint: "https://example.com".to_owned(),
+            binary_sha256: Digest::of(b"binary"),
+        };
         own.store(&plugin, &customer, &token);
         assert_eq!(own.load(&plugin, &customer), Some(token.clone()));
         assert_eq!(own.load(&plugin, &"other".parse().unwrap()), None);

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::api::{ApiClient, DEFAULT_ENDPOINT, Endpoint};
 use crate::config::Config;
-use crate::environment::{Environment, Secret};
+use crate::environment::{Environment, Proxy, Secret};
 use crate::paths::{self, Home};
 
 /// Where a setting was found.
@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) endpoint: Found<Endpoint>,
     /// Certificates (PEM) that are trusted besides the system's.
     pub(crate) certificates: Vec<u8>,
+    /// The way there.
+    pub(crate) proxy: Proxy,
     /// How often access is renewed.
     pub(crate) refresh_interval: Duration,
 }
@@ -70,7 +72,8 @@ pub(crate) fn parse_key(text: &str, source: &Source) -> Result<ApiKey, Failure> 
 pub(crate) fn parse_endpoint(text: &str, source: &Source) -> Result<Endpoint, Failure> {
     text.parse().map_err(|e| {
         let kind = if matches!(source, Source::File(_)) { Kind::Failed } else { Kind::Usage };
-        Failure::new(kind, format_args!("the API endpoint {text:?} ({source}): {e}"))
+        // The text is not repeated: it may be a key in the wrong place, or have a password in it.
+        Failure::new(kind, format_args!("the API endpoint from {source}: {e}"))
     })
 }
 
@@ -101,6 +104,7 @@ impl Settings {
             key: key.transpose()?,
             endpoint: Found { value: parse_endpoint(&endpoint.0, &endpoint.1)?, source: endpoint.1 },
             certificates: read_certificates(config.api_certificates.as_deref())?,
+            proxy: environment.proxy.clone(),
             refresh_interval: config.refresh_interval(),
         })
     }
@@ -127,18 +131,13 @@ impl Settings {
     /// Asks the API, waiting so long for an answer.
     pub(crate) fn client(&self, deadline: Duration) -> Result<ApiClient, Failure> {
         let key = self.key.as_ref().map(|found| found.value.clone());
-        ApiClient::new(self.endpoint.value.clone(), key, &self.certificates, deadline)
+        ApiClient::new(self.endpoint.value.clone(), key, &self.certificates, &self.proxy, deadline)
     }
 }
 
-/// Most bytes of a file with certificates.
-const MAX_CERTIFICATES: u64 = 1 << 20;
-
 fn read_certificates(path: Option<&Path>) -> Result<Vec<u8>, Failure> {
     let Some(path) = path else { return Ok(Vec::new()) };
-    let pem = std::fs::File::open(path)
-        .and_then(|file| paths::read_bounded(file, MAX_CERTIFICATES))
-        .map_err(|e| Failure::file("read the API's certificates", path, &e))?;
+    let pem = paths::read_own(path).map_err(|e| Failure::file("read the API's certificates", path, &e))?;
     if !pem.windows(11).any(|window| window == b"-----BEGIN ") {
         return Err(Failure::new(
             Kind::Failed,
@@ -217,9 +216,11 @@ fn env_file(path: &Path) -> Option<Older> {
             })
         })
     };
+    let api_key = value(["KM_API_KEY", "KILOMETERS_API_KEY"])?;
     Some(Older {
         source: Source::File(path.to_owned()),
-        api_key: value(["KM_API_KEY", "KILOMETERS_API_KEY"]).map(|key| Secret(Zeroizing::new(key))),
+        api_key: Some(Secret(Zeroizing::new(api_key))),
+        // Only beside a key of its own: whoever wrote this file must not get another one's.
         endpoint: value(["KM_API_ENDPOINT", "KILOMETERS_API_ENDPOINT"]),
     })
 }

@@ -54,7 +54,7 @@ impl Login {
             return Err(Failure::new(Kind::Usage, "no API key was given")
                 .help("`km auth login --api-key -` reads it from stdin"));
         }
-        let document = init::sign_in(local, &settings, None, output)?;
+        let document = init::sign_in(local, &settings, init::Surroundings::Stay, output)?;
         let text = init::text(&document);
         output.result(&document, text);
         Ok(())

@@ -79,7 +79,12 @@ impl Init {
         if !self.force {
             refuse_to_replace(local, &settings)?;
         }
-        let document = sign_in(local, &settings, self.ca_cert.as_deref(), output)?;
+        let document = sign_in(
+            local,
+            &settings,
+            Surroundings::Written { certificates: self.ca_cert.as_deref() },
+            output,
+        )?;
         let text = text(&document);
         output.result(&document, text);
         Ok(())
@@ -116,7 +121,11 @@ impl Init {
             settings.key = Some(Found { value: parse_key(&key.0, source)?, source: source.clone() });
         }
         let endpoint = all.iter().find_map(|older| Some((older.endpoint.as_ref()?, &older.source)));
+        // A folder's `.env` says where its own key goes, and no other.
+        let env_file = Source::File(local.environment.current_dir.join(".env"));
+        let takes_key = |source: &Source| settings.key.as_ref().is_some_and(|key| key.source == *source);
         if let Some((endpoint, source)) = endpoint
+            && (*source != env_file || takes_key(source))
             && gives_way(&settings.endpoint.source)
         {
             settings.endpoint = Found { value: parse_endpoint(endpoint, source)?, source: source.clone() };
@@ -146,11 +155,20 @@ fn refuse_to_replace(local: &Local, settings: &Settings) -> Result<(), Failure> 
     }
 }
 
+/// What else than the key is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Surroundings<'a> {
+    /// Nothing.
+    Stay,
+    /// Where the API is, and what its certificate is checked with.
+    Written { certificates: Option<&'a std::path::Path> },
+}
+
 /// Tries the key and writes the configuration: for `init` and `auth login`.
 pub(super) fn sign_in(
     local: &Local,
     settings: &Settings,
-    certificates: Option<&std::path::Path>,
+    surroundings: Surroundings<'_>,
     output: &Output,
 ) -> Result<Document, Failure> {
     let status = match &settings.key {
@@ -172,14 +190,14 @@ pub(super) fn sign_in(
     let change = ConfigChange {
         customer,
         api_key: settings.key.as_ref().map_or(Change::Keep, |key| Change::Set(secret(&key.value))),
-        api_endpoint: match settings.endpoint.source {
+        api_endpoint: match (surroundings, &settings.endpoint.source) {
             // The default may be another one in a later version.
-            Source::Default => Change::Keep,
-            _ => Change::Set(settings.endpoint.value.to_string()),
+            (Surroundings::Stay, _) | (_, Source::Default) => Change::Keep,
+            (Surroundings::Written { .. }, _) => Change::Set(settings.endpoint.value.to_string()),
         },
-        api_certificates: match certificates {
-            Some(path) => Change::Set(absolute(path)?),
-            None => Change::Keep,
+        api_certificates: match surroundings {
+            Surroundings::Written { certificates: Some(path) } => Change::Set(absolute(path)?),
+            _ => Change::Keep,
         },
     };
     let written = change.write(&local.home)?;

@@ -21,6 +21,7 @@ use tonic::{Response, Status};
 
 use super::{PluginFailure, SpawnedPlugin};
 use crate::auth::{Authority, Authorization, Grant, NoToken};
+use crate::environment::Proxy;
 use crate::monitor::{Content, Message};
 use crate::store::PackageIdentity;
 
@@ -247,7 +248,10 @@ impl Door {
 
     fn credentials(&self, grant: Option<&Grant>) -> v2::AuthenticateRequest {
         let Some(grant) = grant else { return v2::AuthenticateRequest::default() };
+        let Proxy { url: api_proxy, except: api_no_proxy } = self.authority.proxy();
         v2::AuthenticateRequest {
+            api_proxy,
+            api_no_proxy,
             token: grant.token.reveal().to_owned(),
             key_set: serde_json::to_string(&grant.key_set).unwrap_or_default(),
             api_endpoint: self.authority.endpoint(),

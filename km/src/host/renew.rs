@@ -1,10 +1,13 @@
 //! Keeps a plugin's access up to date: asks again every few minutes, shows the plugin what changed,
 //! and says when it may not run any more.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use km_package::failure::Kind;
 use km_package::tier::Tier;
+use tokio::sync::Notify;
 
 use super::PluginFailure;
 use super::authenticate::{Access, Door, admit};
@@ -15,8 +18,8 @@ use crate::store::PackageIdentity;
 const BEFORE_EXPIRY: Duration = Duration::from_secs(60);
 /// After the first failure; doubling, up to the interval.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// Longest that the API can put off the next question.
-const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
+/// The least time between two questions, where the interval is no shorter.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest sleep: a machine that slept, or a clock that was set, is noticed by then.
 const NAP: Duration = Duration::from_secs(20);
 
@@ -36,21 +39,26 @@ impl Schedule {
     /// After an answer: in an interval, give or take a tenth, and before the token ends.
     fn answered(&mut self, grant: Option<&Grant>) {
         self.failures = 0;
-        let regular = self.interval.mul_f64(0.9 + 0.2 * random_fraction());
-        let latest = grant.map_or(regular, |grant| {
+        self.set(self.interval.mul_f64(0.9 + 0.2 * random_fraction()), grant);
+    }
+
+    /// After none: soon, then less and less often, and not before the API wants it. Neither puts it off
+    /// for longer than an interval, nor past the end of the token that there is.
+    fn failed(&mut self, retry_after: Option<Duration>, grant: Option<&Grant>) {
+        let pause = FIRST_RETRY.saturating_mul(1 << self.failures.min(16));
+        let pause = pause.mul_f64(0.5 + 0.5 * random_fraction()).max(retry_after.unwrap_or_default());
+        self.failures += 1;
+        self.set(pause.min(self.interval), grant);
+    }
+
+    fn set(&mut self, pause: Duration, grant: Option<&Grant>) {
+        let latest = grant.map_or(pause, |grant| {
             let left = grant.left();
             left.saturating_sub(BEFORE_EXPIRY).max(left / 2)
         });
-        self.next = Instant::now() + regular.min(latest);
-    }
-
-    /// After none: soon, then less and less often, and not before the API wants it, within reason.
-    fn failed(&mut self, retry_after: Option<Duration>) {
-        let pause = FIRST_RETRY.saturating_mul(1 << self.failures.min(16)).min(self.interval);
-        let pause = pause.mul_f64(0.5 + 0.5 * random_fraction());
-        self.failures += 1;
-        let wanted = retry_after.unwrap_or_default().min(LONGEST_WAIT);
-        self.next = Instant::now() + pause.max(wanted);
+        // Whatever the API and its tokens say, it is not asked without a pause.
+        let least = LEAST_PAUSE.min(self.interval);
+        self.next = Instant::now() + pause.min(latest).max(least);
     }
 
     /// Sleeps until then, or until `end`, but not for long.
@@ -64,9 +72,48 @@ impl Schedule {
     }
 }
 
+/// Until when a plugin may be shown messages: set by who renews its access, asked before each message.
+#[derive(Debug)]
+pub(crate) struct Validity {
+    /// In Unix seconds.
+    until: AtomicI64,
+    /// A message waits for the renewal.
+    wanted: Notify,
+    renewed: Notify,
+}
+
+impl Validity {
+    pub(crate) fn of(access: &Access) -> Self {
+        let validity = Self { until: AtomicI64::new(0), wanted: Notify::new(), renewed: Notify::new() };
+        validity.set(access);
+        validity
+    }
+
+    fn set(&self, access: &Access) {
+        let end = access.grant.as_ref().map_or(i64::MAX, |grant| grant.claims.exp);
+        self.until.store(end, Ordering::Relaxed);
+        self.renewed.notify_one();
+    }
+
+    /// Waits until messages may be shown: at once, but for a token that has ended meanwhile, as in a
+    /// machine that slept.
+    pub(crate) async fn wait(&self) {
+        while Timestamp::now().as_second() >= self.until.load(Ordering::Relaxed) {
+            self.wanted.notify_one();
+            self.renewed.notified().await;
+        }
+    }
+}
+
 impl Door {
-    /// Renews a plugin's access until it has none any more. Whoever listens hears of every answer.
-    pub(crate) async fn keep_open(&self, access: Access, heard: impl Fn(&Access, bool)) -> PluginFailure {
+    /// Renews a plugin's access until it has none any more. Whoever listens hears of every answer, and
+    /// whether it is the API's.
+    pub(crate) async fn keep_open(
+        &self,
+        access: Access,
+        validity: &Validity,
+        heard: impl Fn(&Access, bool),
+    ) -> PluginFailure {
         let (Some(identity), Some(interval)) = (&self.identity, self.authority.refresh_interval()) else {
             // There is nobody to ask.
             return std::future::pending().await;
@@ -74,23 +121,32 @@ impl Door {
         let mut schedule = Schedule::new(interval);
         match &access.trouble {
             None => schedule.answered(access.grant.as_ref()),
-            Some(trouble) => schedule.failed(trouble.retry_after),
+            Some(trouble) => schedule.failed(trouble.retry_after, access.grant.as_ref()),
         }
         let mut access = access;
         loop {
-            schedule.nap(access.grant.as_ref().map(Grant::left)).await;
-            let renewed = if access.grant.as_ref().is_some_and(|grant| grant.left().is_zero()) {
-                self.expire(access).await
-            } else if schedule.is_due() {
-                self.renew(identity, access, &mut schedule).await
-            } else {
+            tokio::select! {
+                () = schedule.nap(access.grant.as_ref().map(Grant::left)) => {}
+                () = validity.wanted.notified() => {}
+            }
+            let is_over = |access: &Access| access.grant.as_ref().is_some_and(|grant| grant.left().is_zero());
+            if !is_over(&access) && !schedule.is_due() {
                 continue;
-            };
-            access = match renewed {
+            }
+            // Also what has ended is renewed, if somebody answers: the machine may have slept.
+            access = match self.renew(identity, access, &mut schedule).await {
                 Ok(access) => access,
                 Err(failure) => return failure,
             };
-            heard(&access, access.trouble.is_none());
+            let renewed = access.trouble.is_none();
+            if is_over(&access) {
+                access = match self.expire(access).await {
+                    Ok(access) => access,
+                    Err(failure) => return failure,
+                };
+            }
+            validity.set(&access);
+            heard(&access, renewed);
         }
     }
 
@@ -104,7 +160,7 @@ impl Door {
             // Nobody said no: what was granted holds until it ends.
             Authorization::NoToken(trouble) => {
                 tracing::info!("plugin {}: {trouble}", identity.name);
-                schedule.failed(trouble.retry_after);
+                schedule.failed(trouble.retry_after, access.grant.as_ref());
                 Ok(Access { trouble: Some(trouble), ..access })
             }
             answer => {
@@ -139,7 +195,7 @@ pub(crate) async fn wait_for_access(
     let Some(interval) = authority.refresh_interval() else { return std::future::pending().await };
     let mut schedule = Schedule::new(interval);
     match since {
-        PluginFailure::Unauthorized { kind: Kind::Unreachable, .. } => schedule.failed(None),
+        PluginFailure::Unauthorized { kind: Kind::Unreachable, .. } => schedule.failed(None, None),
         _ => schedule.answered(None),
     }
     loop {
@@ -148,7 +204,7 @@ pub(crate) async fn wait_for_access(
             continue;
         }
         match authority.renew(identity).await {
-            Authorization::NoToken(trouble) => schedule.failed(trouble.retry_after),
+            Authorization::NoToken(trouble) => schedule.failed(trouble.retry_after, None),
             answer => match admit(required_tier, Some(identity), Some(answer)) {
                 Ok(_) => return,
                 Err(_) => schedule.answered(None),

@@ -11,7 +11,7 @@ use km_package::tier::Tier;
 use tokio::sync::watch;
 
 use super::authenticate::{Access, Delivery};
-use super::renew::wait_for_access;
+use super::renew::{Validity, wait_for_access};
 use super::report::{AccessReport, Life, Report};
 use super::{AuthenticatedPlugin, PluginFailure, PluginHost};
 use crate::auth::Authority;
@@ -145,8 +145,9 @@ impl Supervisor {
         };
         self.activate(&plugin);
         let (door, access) = (plugin.door.clone(), plugin.access.clone());
-        let kept = door.keep_open(access, |access, renewed| self.note_access(access, renewed));
-        match self.feed(&mut plugin, std::pin::pin!(kept)).await {
+        let validity = Validity::of(&access);
+        let kept = door.keep_open(access, &validity, |access, renewed| self.note_access(access, renewed));
+        match self.feed(&mut plugin, &validity, std::pin::pin!(kept)).await {
             Ok(()) => {
                 self.enter(Life::ShuttingDown);
                 plugin.stop(self.context.grace).await;
@@ -223,6 +224,7 @@ impl Supervisor {
     async fn feed(
         &self,
         plugin: &mut AuthenticatedPlugin,
+        validity: &Validity,
         mut kept: Pin<&mut impl Future<Output = PluginFailure>>,
     ) -> Result<(), PluginFailure> {
         let mut orders = self.orders.clone();
@@ -233,7 +235,7 @@ impl Supervisor {
                 // Before the next message: who is gone already loses none.
                 failure = plugin.died() => return Err(failure),
                 failure = &mut kept => return Err(failure),
-                message = self.queue.next() => message,
+                message = async { validity.wait().await; self.queue.next().await } => message,
             };
             let Some(message) = message else { return Ok(()) };
             let delivery = tokio::select! {

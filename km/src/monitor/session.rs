@@ -18,6 +18,7 @@ use super::tap::{Tap, tap};
 use super::watchers::{Selection, Watchers};
 use crate::environment::Environment;
 use crate::host::guard::{self, Guard, Server};
+use crate::paths;
 
 /// How long a server may take to leave once its stdin was closed: from that moment or its last
 /// byte, whichever is later; and before its first byte, while it may still be starting.
@@ -64,6 +65,8 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
         Ok(server) => server,
         Err(e) => return Ok(report_not_started(&options.command, &e)),
     };
+    // Not before: the server has the signals that it would have without `km`.
+    paths::survive_size_limits();
     let (client_in, client_out) = take_stdio()
         .map_err(|e| Failure::new(Kind::Local, format_args!("cannot take over stdin and stdout: {e}")))?;
     let local = |e: io::Error| Failure::new(Kind::Local, format_args!("cannot start a thread: {e}"));

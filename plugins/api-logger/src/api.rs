@@ -1,5 +1,6 @@
 //! The API: where it is, and what it answers to a batch.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -38,31 +39,41 @@ pub(crate) struct Destination {
 }
 
 /// Where to send.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Site {
     /// The endpoint: scheme, host, port and path.
     endpoint: Url,
     /// Certificates (PEM) that are trusted besides the system's.
     certificates: String,
+    /// The proxy on the way there, and the hosts that are reached without; empty if none.
+    proxy: String,
+    no_proxy: String,
+}
+
+/// A proxy's URL may have a password.
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Site").field("endpoint", &self.shown()).finish_non_exhaustive()
+    }
 }
 
 impl Destination {
     /// # Errors
     /// Why events cannot go there, for people.
     pub(crate) fn new(api: &Api) -> Result<Self, String> {
-        let site = Site::new(&api.endpoint, &api.certificates)?;
-        Ok(Self { site, token: api.token.clone() })
+        Ok(Self { site: Site::new(api)?, token: api.token.clone() })
     }
 }
 
 impl Site {
-    fn new(endpoint: &str, certificates: &str) -> Result<Self, String> {
-        let mut url: Url = endpoint.parse().map_err(|e| format!("the API's endpoint is no URL: {e}"))?;
+    fn new(api: &Api) -> Result<Self, String> {
+        let mut url: Url = api.endpoint.parse().map_err(|e| format!("the API's endpoint is no URL: {e}"))?;
         // A password there would be shown, and sent in the token's place.
         let bare = url.set_username("").and_then(|()| url.set_password(None));
         url.set_query(None);
         url.set_fragment(None);
-        let site = Self { endpoint: url, certificates: certificates.to_owned() };
+        let Api { certificates, proxy, no_proxy, .. } = api.clone();
+        let site = Self { endpoint: url, certificates, proxy, no_proxy };
         let is_safe = site.is_tls() || (site.endpoint.scheme() == "http" && site.is_local());
         if bare.is_err() || !is_safe {
             return Err("the API's endpoint is neither https:// nor on this machine".to_owned());
@@ -99,9 +110,11 @@ impl Site {
             true => client.tls_certs_merge(Certificate::from_pem_bundle(self.certificates.as_bytes())?),
             false => client.tls_certs_only([]),
         };
-        if self.is_local() {
-            // A proxy has no way to this machine.
-            client = client.no_proxy();
+        // A proxy has no way to this machine.
+        client = client.no_proxy();
+        if !self.proxy.is_empty() && !self.is_local() {
+            let except = reqwest::NoProxy::from_string(&self.no_proxy);
+            client = client.proxy(reqwest::Proxy::all(&self.proxy)?.no_proxy(except));
         }
         client.build()
     }
@@ -192,6 +205,17 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    fn site(endpoint: &str) -> Result<Site, String> {
+        let text = String::new;
+        Site::new(&Api {
+            endpoint: endpoint.to_owned(),
+            token: Token::new(text()),
+            certificates: text(),
+            proxy: text(),
+            no_proxy: text(),
+        })
+    }
+
     #[test]
     fn an_endpoint_is_safe_and_shown_without_secrets() {
         for (endpoint, shown) in [
@@ -201,7 +225,7 @@ mod tests {
             ("http://127.0.0.1:1", "http://127.0.0.1:1"),
             ("http://[::1]:1", "http://[::1]:1"),
         ] {
-            assert_eq!(Site::new(endpoint, "").unwrap().shown(), shown);
+            assert_eq!(site(endpoint).unwrap().shown(), shown);
         }
         for endpoint in [
             "",
@@ -211,7 +235,7 @@ mod tests {
             "ftp://localhost",
             "mailto:a",
         ] {
-            assert!(Site::new(endpoint, "").is_err(), "{endpoint}");
+            assert!(site(endpoint).is_err(), "{endpoint}");
         }
     }
 
@@ -224,7 +248,7 @@ mod tests {
             ("https://api.example.com", false),
             ("https://192.168.0.1", false),
         ] {
-            assert_eq!(Site::new(endpoint, "").unwrap().is_local(), local, "{endpoint}");
+            assert_eq!(site(endpoint).unwrap().is_local(), local, "{endpoint}");
         }
     }
 

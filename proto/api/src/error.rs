@@ -68,7 +68,13 @@ pub struct ErrorAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiError {
     /// For programs.
+    #[serde(default = "unknown")]
     pub kind: ErrorKind,
     /// For people; holds no secrets.
+    #[serde(default)]
     pub message: String,
+}
+
+fn unknown() -> ErrorKind {
+    ErrorKind::Unknown
 }

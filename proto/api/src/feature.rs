@@ -14,3 +14,8 @@ pub fn of(tier: Tier) -> &'static [&'static str] {
         Tier::Pro | Tier::Enterprise => &[CONSOLE_LOGGING, API_LOGGING],
     }
 }
+
+/// The lowest tier that includes a feature; none for one that customers have of their own.
+pub fn tier_of(feature: &str) -> Option<Tier> {
+    Tier::ALL.into_iter().find(|tier| of(*tier).contains(&feature))
+}

@@ -119,15 +119,56 @@ fn report_usage(arguments: &[OsString], error: &clap::Error) -> ExitCode {
     // What follows `--` belongs to another program.
     let mut own = arguments.iter().take_while(|argument| *argument != "--");
     if own.any(|argument| argument == "--json") {
-        let text = error.render().to_string();
+        let text = without_secrets(&error.render().to_string(), arguments);
         let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
         let failure = Failure::new(Kind::Usage, message).help("--help shows how it is used");
         // There is nobody left to tell when stdout takes nothing.
         let _ = print_json(&ErrorDocument::from(&failure));
     } else {
-        let _ = error.print();
+        let text = error.render();
+        match without_secrets(&text.to_string(), arguments) {
+            same if same == text.to_string() => drop(error.print()),
+            masked => eprint!("{masked}"),
+        }
     }
     ExitCode::from(Kind::Usage.code())
+}
+
+/// Arguments that are quoted where they were not expected may be keys, or URLs with passwords: masked.
+fn without_secrets(text: &str, arguments: &[OsString]) -> String {
+    let mut text = text.to_owned();
+    for argument in arguments.iter().skip(1).filter_map(|argument| argument.to_str()) {
+        let value = argument.split_once('=').map_or(argument, |(_, value)| value);
+        let is_key = value.len() >= 16
+            && value.bytes().any(|b| b.is_ascii_digit())
+            && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        if value.starts_with("km_") || is_key {
+            text = text.replace(value, "…");
+        }
+    }
+    mask(&text)
+}
+
+/// A text without API keys and without passwords in URLs, whoever put them there.
+fn mask(text: &str) -> String {
+    let mut masked = String::with_capacity(text.len());
+    for word in text.split_inclusive(|c: char| c.is_whitespace() || "\"'`".contains(c)) {
+        let key = word.find("km_live_").filter(|at| word.len() > at + 16);
+        match (key, word.split_once("://")) {
+            (Some(at), _) => {
+                let end = word[at..].find(|c: char| !c.is_ascii_alphanumeric() && !"-_".contains(c));
+                masked.push_str(&word[..at]);
+                masked.push_str("km_live_…");
+                masked.push_str(end.map_or("", |end| &word[at + end..]));
+            }
+            (None, Some((scheme, rest))) if rest.split('/').next().is_some_and(|host| host.contains('@')) => {
+                let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+                masked.push_str(&format!("{scheme}://…@{host}"));
+            }
+            _ => masked.push_str(word),
+        }
+    }
+    masked
 }
 
 fn start_logs(verbose: u8, settings: &Settings) {
@@ -217,6 +258,7 @@ impl Output {
 
     /// Reports a failure and gives its exit code.
     pub fn fail(&self, failure: &Failure) -> ExitCode {
+        let failure = &Failure { message: mask(&failure.message), ..failure.clone() };
         if !self.json || print_json(&ErrorDocument::from(failure)).is_err() {
             remark("error", AnsiColor::Red, failure);
         }
@@ -231,7 +273,7 @@ impl Output {
 
 fn remark(label: &str, color: AnsiColor, text: impl fmt::Display) {
     let style = Style::new().bold().fg_color(Some(color.into()));
-    anstream::eprintln!("{style}{label}:{style:#} {}", printable(&text.to_string()));
+    anstream::eprintln!("{style}{label}:{style:#} {}", printable(&mask(&text.to_string())));
 }
 
 /// Texts may come from a package or a plugin: what could move a terminal's cursor is taken out.
@@ -278,6 +320,23 @@ mod tests {
     fn nothing_printed_can_steer_a_terminal() {
         assert_eq!(printable_line("a\nkm: b\x1b[2K"), "a\u{fffd}km: b\u{fffd}[2K");
         assert_eq!(printable("a\x1b[2Jb\u{9b}c\td\ne"), "a\u{fffd}[2Jb\u{fffd}c\td\ne");
+    }
+
+    #[test]
+    fn keys_and_passwords_are_masked_wherever_they_are_quoted() {
+        for (text, masked) in [
+            ("no \"km_live_0123456789abcdef\" here", "no \"km_live_…\" here"),
+            ("x km_live_0123456789abcdef.", "x km_live_…."),
+            ("at postgres://km:pass/word@host/db:", "at postgres://km:pass/word@host/db:"),
+            ("at postgres://km:password@host/db: no", "at postgres://…@host/db: no"),
+            ("https://host/a@b and km_l…cdef", "https://host/a@b and km_l…cdef"),
+        ] {
+            assert_eq!(mask(text), masked);
+        }
+        let arguments =
+            ["km", "init", "sk0123456789abcdef", "--plugin", "console-logger"].map(OsString::from);
+        let text = "unexpected argument 'sk0123456789abcdef' found, 'console-logger'";
+        assert_eq!(without_secrets(text, &arguments), "unexpected argument '…' found, 'console-logger'");
     }
 
     #[test]

@@ -365,3 +365,66 @@ fn a_slow_api_holds_up_neither_traffic_nor_the_end() {
     wait_until("all is delivered", || session.plugin(&environment, "console-logger")["delivered"] == 202);
     session.finish().expect(0);
 }
+
+#[test]
+fn a_machine_that_slept_past_a_token_s_end_loses_nothing() {
+    let server = ApiServer::start(&["--token-lifetime", "3s"]);
+    let (environment, _) = ready(&server, "Pro", "refresh_interval = \"500ms\"");
+    let mut session = begin(&environment, &[]);
+    wait_for_life(&session, &environment, "api-logger", "active");
+    let before = session.plugin(&environment, "api-logger");
+    let pid = rustix::process::Pid::from_raw(session.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    // The longest that the token can last.
+    let end = jiff::Timestamp::now().as_second() + 4;
+    wait_until("its token has ended", || jiff::Timestamp::now().as_second() > end);
+    session.send(format!("{PING}\n").as_bytes());
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    assert_eq!(session.line(), format!("{PING}\n"));
+    for _ in 0..100 {
+        session.exchange(PING);
+    }
+    wait_until("all is delivered", || session.plugin(&environment, "api-logger")["delivered"] == 204);
+    let after = session.plugin(&environment, "api-logger");
+    assert_eq!((&after["pid"], &after["dropped"], &after["failed"]), (&before["pid"], &0.into(), &0.into()));
+    session.finish().expect(0);
+}
+
+#[test]
+fn logging_out_ends_the_access_of_live_sessions_at_the_next_renewal() {
+    let server = ApiServer::start(&[]);
+    let (environment, _) = ready(&server, "Pro", "refresh_interval = \"200ms\"");
+    let mut session = begin(&environment, &[]);
+    wait_for_life(&session, &environment, "api-logger", "active");
+    environment.km(["auth", "logout"]).expect(0);
+    for name in ["api-logger", "console-logger"] {
+        wait_for_life(&session, &environment, name, "suspended");
+        let error = session.plugin(&environment, name)["error"].clone();
+        assert!(error.as_str().unwrap().contains("the API key was removed"), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(environment.home().join("cache")).unwrap().count(), 0);
+    session.exchange(PING);
+    session.finish().expect(0);
+}
+
+#[test]
+fn every_message_is_accounted_for_across_downgrades() {
+    let server = ApiServer::start(&[]);
+    let (environment, _) = ready(&server, "Pro", "refresh_interval = \"100ms\"");
+    let mut session = begin(&environment, &[]);
+    let mut sent = 1;
+    for (tier, life) in [("Free", "suspended"), ("Pro", "active"), ("Free", "suspended"), ("Pro", "active")] {
+        server.customers(&["set-tier", "customer_123", tier]).expect(0);
+        while session.plugin(&environment, "api-logger")["life"] != life {
+            session.exchange(PING);
+            sent += 1;
+        }
+    }
+    let counted = || {
+        let plugin = session.plugin(&environment, "api-logger");
+        let count = |name: &str| plugin[name].as_u64().unwrap();
+        count("delivered") + count("failed") + count("dropped")
+    };
+    wait_until("all is counted", || counted() == 2 * sent);
+    session.finish().expect(0);
+}

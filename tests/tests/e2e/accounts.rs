@@ -286,3 +286,90 @@ fn what_is_not_the_api_is_said_to_be_not_the_api() {
     assert!(!std::fs::read_to_string(home.join("config/config.toml")).unwrap().contains("0123456789"));
     assert!(path(&home).starts_with('/'));
 }
+
+#[test]
+fn a_key_or_a_password_in_the_wrong_place_is_not_repeated() {
+    let environment = TestEnvironment::empty();
+    let key = "km_live_0123456789abcdef";
+    let quiet = |finished: &Finished| {
+        let text = format!("{}{}", finished.text(), finished.stderr);
+        for secret in [key, "0123456789abcdef", "hunter2pw", "1234567890123"] {
+            assert!(!text.contains(secret), "{secret}: {text}");
+        }
+    };
+    for endpoint in
+        [key, "https://user:hunter2pw@example.com", &format!("https://example.com/?api_key={key}")]
+    {
+        quiet(&with_env(&environment, &[("KM_API_ENDPOINT", endpoint)], &["auth", "status"]).expect(2));
+        quiet(
+            &with_env(&environment, &[("KM_API_ENDPOINT", endpoint)], &["auth", "status", "--json"])
+                .expect(2),
+        );
+        quiet(&environment.km(["init", "--api-key", "km_live_x1", "--endpoint", endpoint]).expect(2));
+        quiet(
+            &with_env(&environment, &[("KM_API_ENDPOINT", endpoint)], &["monitor", "--", "true"]).expect(0),
+        );
+    }
+    for arguments in
+        [&["init", key][..], &["auth", "login", key, "--json"], &[key], &["--color", key, "version"]]
+    {
+        quiet(&environment.km(arguments.iter().copied()).expect(2));
+    }
+    quiet(&environment.km_pack(["customers", "revoke-key", "c", "k1", key]).expect(2));
+    quiet(&environment.km_pack(["customers", "list", "postgres://user:hunter2pw@h/db"]).expect(2));
+    let folder = environment.home().join("config");
+    std::fs::create_dir_all(&folder).unwrap();
+    for text in [
+        "api_key = 1234567890123",
+        &format!("customer = \"{key} \"\n"),
+        &format!("refresh_interval = \"{key}\""),
+    ] {
+        std::fs::write(folder.join("config.toml"), text).unwrap();
+        let refused = environment.km(["auth", "status"]).expect(1);
+        quiet(&refused);
+        assert!(refused.stderr.contains("config.toml, line 1: "), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn the_env_file_of_a_folder_gets_no_key_but_its_own() {
+    let (server, environment) = (ApiServer::start(&[]), TestEnvironment::empty());
+    let key = server.add("customer_123", "Pro");
+    let thief = Socket::saying("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    std::fs::write(environment.path(".env"), format!("KM_API_ENDPOINT={}\n", thief.url())).unwrap();
+    environment.configure(&server.url(), &key, "");
+    let detect = ["init", "--auto-detect", "--force", "--json"];
+    assert_eq!(environment.km(detect).expect(0).json()["endpoint"], server.url());
+    // With a key of its own, but another one that counts more.
+    let text = format!("KM_API_ENDPOINT={}\nKM_API_KEY=km_live_0123456789\n", thief.url());
+    std::fs::write(environment.path(".env"), text).unwrap();
+    let with_key = with_env(&environment, &[("KM_API_KEY", &key)], &detect).expect(0).json();
+    assert_eq!(with_key["endpoint"], server.url());
+    assert!(thief.requests().is_empty(), "{:?}", thief.requests());
+}
+
+#[test]
+fn what_is_no_file_of_certificates_holds_up_nothing() {
+    let environment = TestEnvironment::empty();
+    let pipe = environment.path("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    environment.configure(
+        "https://127.0.0.1:1",
+        "km_live_0123456789",
+        &format!("api_certificates = {pipe:?}"),
+    );
+    let refused = environment.km(["auth", "status", "--json"]).expect(9);
+    assert!(error(&refused).1.contains("not a regular file"), "{refused:?}");
+    environment.km(["monitor", "--", "true"]).expect(0);
+}
+
+#[test]
+fn login_replaces_the_key_alone() {
+    let (server, environment) = (ApiServer::start(&[]), TestEnvironment::empty());
+    let key = server.add("customer_123", "Pro");
+    environment.configure(&server.url(), "km_live_0123456789", "");
+    let elsewhere = [("KM_API_ENDPOINT", "http://127.0.0.1:1")];
+    with_env(&environment, &elsewhere, &["auth", "login", "--api-key", &key]).expect(0);
+    assert_eq!(environment.km(["auth", "status", "--json"]).expect(0).json()["endpoint"], server.url());
+}

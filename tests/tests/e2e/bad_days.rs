@@ -3,6 +3,8 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -147,6 +149,36 @@ fn the_api_s_no_stops_what_is_free_too() {
 }
 
 #[test]
+fn a_no_is_a_no_in_whatever_shape_it_comes() {
+    let cases = [
+        ("200 OK", json!({"success": true, "authorized": false, "error": "not this one"}), "not this one"),
+        ("200 OK", json!({"success": false, "authorized": false, "user_tier": "Free"}), "it gives no reason"),
+        (
+            "200 OK",
+            json!({"success": true, "authorized": false, "token": null, "error": null}),
+            "it gives no reason",
+        ),
+        ("401 Unauthorized", json!({"error": "invalid key"}), "invalid key"),
+        ("403 Forbidden", json!({"success": false, "authorized": false, "error": "forbidden"}), "forbidden"),
+        ("401 Unauthorized", json!({"error": {"message": "go away"}}), "go away"),
+        ("401 Unauthorized", json!({"error": {"kind": "invalid-key"}}), ""),
+    ];
+    std::thread::scope(|scope| {
+        for (status, body, words) in cases {
+            scope.spawn(move || {
+                let (kind, error) = status_with(&Socket::saying(http_json(status, &body)).url(), "");
+                assert!(kind == "unauthorized" && error.contains(words), "{body}: {kind}: {error}");
+            });
+        }
+    });
+    // And it is repeated without the key, and not at any length.
+    let words = format!("{KEY} is {}", "no ".repeat(10_000));
+    let body = json!({"error": {"kind": "invalid-key", "message": words}});
+    let (_, error) = status_with(&Socket::saying(http_json("401 Unauthorized", &body)).url(), "");
+    assert!(error.contains("km_l…cdef is no no") && error.len() < 1000, "{error}");
+}
+
+#[test]
 fn a_certificate_that_does_not_match_is_not_talked_to() {
     let server = |names: &[&str]| {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -223,22 +255,33 @@ impl Forger {
     }
 
     fn serve_at(&self, token: String, keys: KeySet, headers: &str) -> Socket {
-        let keys = Arc::new(serde_json::to_value(keys).unwrap());
         let headers = format!("HTTP/1.1 200 OK\r\n{headers}");
-        Socket::answering(move |request, stream| {
-            let body = if request.line.contains("jwks") {
-                Value::clone(&keys)
-            } else {
-                json!({
-                    "success": true, "authorized": true, "user_tier": "Pro", "features": ["api_logging"],
-                    "expires_at": "2100-01-01T00:00:00Z", "customer_id": "customer_123",
-                    "plugin_id": "api-logger@1.0.0", "token": token, "error": null
-                })
-            };
-            let answer = String::from_utf8(http_json("200 OK", &body)).unwrap();
-            let _ = stream.write_all(answer.replace("HTTP/1.1 200 OK\r\n", &headers).as_bytes());
+        issue(keys, move |_| {
+            String::from_utf8(granted(&token)).unwrap().replace("HTTP/1.1 200 OK\r\n", &headers).into_bytes()
         })
     }
+}
+
+/// A yes with this token.
+fn granted(token: &str) -> Vec<u8> {
+    let body = json!({
+        "success": true, "authorized": true, "user_tier": "Pro", "features": ["api_logging"],
+        "expires_at": "2100-01-01T00:00:00Z", "customer_id": "customer_123",
+        "plugin_id": "api-logger@1.0.0", "token": token, "error": null
+    });
+    http_json("200 OK", &body)
+}
+
+/// An API with these keys, whose answers are made by a function.
+fn issue(keys: KeySet, answer: impl Fn(&HttpRequest) -> Vec<u8> + Send + Sync + 'static) -> Socket {
+    let keys = serde_json::to_value(keys).unwrap();
+    Socket::answering(move |request, stream| {
+        let answer = match request.line.contains("jwks") {
+            true => http_json("200 OK", &keys),
+            false => answer(request),
+        };
+        let _ = stream.write_all(&answer);
+    })
 }
 
 #[test]
@@ -308,4 +351,84 @@ fn tokens_that_do_not_hold_are_refused_whoever_sends_them() {
     environment.configure(&forger.serve(forger.sign(|_| {})).url(), KEY, "");
     let status = environment.km(["plugins", "status", "api-logger", "--json"]).expect(0).json();
     assert_eq!(status["plugins"][0]["authenticated"], true, "{status}");
+}
+
+/// A forger, its keys, and the time.
+fn forger() -> (Forger, KeySet) {
+    let now = jiff::Timestamp::now().as_second();
+    let forger =
+        Forger { signer: TokenSigner::generate().unwrap(), stranger: TokenSigner::generate().unwrap(), now };
+    let keys = KeySet { issuer: "issuer".to_owned(), keys: vec![forger.signer.public().clone()] };
+    (forger, keys)
+}
+
+#[test]
+fn tokens_that_end_at_once_are_not_asked_for_in_a_loop() {
+    let (forger, keys) = forger();
+    let api = issue(keys, move |_| {
+        let now = jiff::Timestamp::now().as_second();
+        granted(&forger.sign(|c| (c.iat, c.nbf, c.exp) = (now, now, now + 2)))
+    });
+    let environment = TestEnvironment::with_api_logger();
+    environment.km(["plugins", "remove", "console-logger"]).expect(0);
+    environment.configure(&api.url(), KEY, "");
+    let mut session = Session::start(&environment, &["--", "cat"]);
+    session.exchange(r#"{"id":1}"#);
+    let asked = || api.requests().iter().filter(|request| request.line.contains("authenticate")).count();
+    wait_until("it was asked", || asked() > 0);
+    let (begun, before) = (Instant::now(), asked());
+    wait_until("it was asked four times more", || asked() >= before + 4);
+    assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
+    session.finish().expect(0);
+}
+
+#[test]
+fn an_api_that_puts_off_the_next_question_is_asked_all_the_same() {
+    let (forger, keys) = forger();
+    let token = forger.sign(|_| {});
+    let mood = Arc::new(AtomicU8::new(0));
+    let moods = Arc::clone(&mood);
+    let api = issue(keys, move |_| match moods.load(Ordering::Relaxed) {
+        0 => granted(&token),
+        1 => b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 3600\r\ncontent-length: 0\r\n\r\n".to_vec(),
+        _ => http_json("401 Unauthorized", &json!({"error": {"kind": "revoked-key", "message": "revoked"}})),
+    });
+    let environment = TestEnvironment::with_api_logger();
+    environment.configure(&api.url(), KEY, "refresh_interval = \"300ms\"");
+    let mut session = Session::start(&environment, &["--", "cat"]);
+    session.exchange(r#"{"id":1}"#);
+    let plugin = || session.plugin(&environment, "api-logger");
+    wait_until("it is active", || plugin()["life"] == "active");
+    mood.store(1, Ordering::Relaxed);
+    wait_until("it was put off", || plugin()["access"]["trouble"].to_string().contains("for 3600 s (429)"));
+    mood.store(2, Ordering::Relaxed);
+    wait_until("the key is known to be revoked", || plugin()["life"] == "suspended");
+    session.finish().expect(0);
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_ends_nothing() {
+    let server = km_tests::ApiServer::start(&[]);
+    let environment = TestEnvironment::with_api_logger();
+    let key = server.add("customer_123", "Pro");
+    environment.configure(&server.url(), &key, "");
+    let km = environment.command("km");
+    let variables = km.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -f 0; exec \"$0\" monitor --buffer-size 0 -- sh -c 'cat; exit 7'"]);
+    shell.arg(km.get_program()).env_clear().envs(variables).current_dir(environment.path("."));
+    shell.stdin(std::process::Stdio::piped());
+    shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = shell.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    for _ in 0..200 {
+        stdin.write_all(b"{\"id\":1}\n").unwrap();
+    }
+    let pid = child.id();
+    let events = || server.log().contains("/api/plugins/authenticate");
+    wait_until("it has a token that it cannot keep", events);
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{pid}: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stdout.len(), 200 * 9);
 }

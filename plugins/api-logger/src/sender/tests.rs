@@ -79,6 +79,8 @@ fn access_to(endpoint: &str, token: &str) -> Access {
             endpoint: endpoint.to_owned(),
             token: Token::new(token.to_owned()),
             certificates: String::new(),
+            proxy: String::new(),
+            no_proxy: String::new(),
         }),
     }
 }

@@ -64,6 +64,12 @@ pub struct AuthenticateRequest {
     pub api_endpoint: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub api_certificates: ::prost::alloc::string::String,
+    /// The proxy on the way there, and the hosts that are reached without it, as in HTTPS_PROXY and
+    /// NO_PROXY; empty if none.
+    #[prost(string, tag = "5")]
+    pub api_proxy: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub api_no_proxy: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AuthenticateResponse {
