@@ -3,14 +3,23 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::de::{Deserializer, IgnoredAny, Visitor};
 
-use super::{REDACTED, names, patterns};
+use super::commands::{self, Command, Flag};
+use super::edits::Edits;
+use super::names::{self, Under};
+use super::{REDACTED, patterns};
 
 /// How often a string in JSON is looked into that is JSON itself. Each level doubles the escapes, so
 /// that what is below is rare; there, patterns find what they find.
 const LEVELS: u32 = 3;
+
+/// What stands in a secret's place, as JSON.
+const QUOTED: &str = "\"[redacted]\"";
 
 /// JSON without secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,36 +37,65 @@ pub(crate) fn redact(text: &str) -> Option<Json<'_>> {
 
 fn redact_level(text: &str, levels: u32) -> Option<Json<'_>> {
     serde_json::from_str::<IgnoredAny>(text).ok()?;
-    let mut copy = Copy { text, out: String::new(), copied: 0, levels };
+    let mut copy = Copy { text, edits: Edits::new(text), levels };
     let depth = copy.walk();
-    Some(Json { text: copy.finish(), depth })
+    Some(Json { text: copy.edits.finish(), depth })
 }
 
-/// An object or array that was begun.
+/// An object or array that was begun. There may be millions, so that it is small.
 #[derive(Debug, Default)]
 struct Open {
+    start: usize,
     is_object: bool,
     /// The next string is a member's name.
     at_name: bool,
-    /// The next value is a secret.
-    secret: bool,
-    /// The next value says what is under `value`, as in `{"name": "PASSWORD", "value": "…"}`.
-    names_value: bool,
-    /// It said so.
-    value_is_secret: bool,
+    /// What the next value is.
+    under: Under,
+    member: Member,
+    /// The command that an array's words are for.
+    command: Option<Command>,
+    pair: Option<Box<Pair>>,
+}
+
+/// Members of an object that say something of each other.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Member {
+    #[default]
+    Other,
+    /// Says what is under `value`, as in `{"name": "PASSWORD", "value": "…"}`.
+    Name,
+    Value,
+    /// Says in words what is typed as `text`.
+    Field,
+    Text,
+    /// The type of a JSON Web Key.
+    KeyType,
+    /// Private in such a key.
+    KeyPart,
+    /// `k`: the key that is the same for both sides, or a name.
+    KeyOrName,
+    Command,
+    Blob,
+}
+
+/// What such members said. Which comes first is the client's choice, so that it is judged at the end.
+#[derive(Debug, Default)]
+struct Pair {
+    named: Under,
+    names_field: bool,
+    is_key: bool,
+    values: Vec<(Member, Range<usize>)>,
 }
 
 /// A copy in the making.
 #[derive(Debug)]
 struct Copy<'a> {
     text: &'a str,
-    out: String,
-    /// How much of the text is in `out`, or was replaced there.
-    copied: usize,
+    edits: Edits<'a>,
     levels: u32,
 }
 
-impl<'a> Copy<'a> {
+impl Copy<'_> {
     /// Goes through the text, which is JSON; says how deep it is.
     fn walk(&mut self) -> usize {
         let bytes = self.text.as_bytes();
@@ -74,26 +112,43 @@ impl<'a> Copy<'a> {
                         within => self.string(start, at, within),
                     }
                 }
-                b'{' | b'[' if take_secret(&mut open) => {
-                    at = container_end(bytes, start);
-                    self.replace(start, at);
-                }
                 b'{' | b'[' => {
                     let is_object = byte == b'{';
-                    open.push(Open { is_object, at_name: is_object, ..Open::default() });
-                    depth = depth.max(open.len());
+                    let (under, command) = open.last_mut().map_or_else(Default::default, |within| {
+                        (std::mem::take(&mut within.under), within.command.filter(|_| within.is_object))
+                    });
+                    if under.hides_all(is_object) {
+                        at = container_end(bytes, start);
+                        self.edits.replace(start..at, QUOTED);
+                    } else {
+                        open.push(Open { start, is_object, at_name: is_object, command, ..Open::default() });
+                        depth = depth.max(open.len());
+                    }
                 }
                 b'}' | b']' => {
-                    open.pop();
+                    if let Some(ended) = open.pop() {
+                        ended.pair.into_iter().for_each(|pair| self.pair(*pair));
+                        open.last_mut().into_iter().for_each(|within| within.note(ended.start..at));
+                    }
                 }
                 b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
                     at = scalar_end(bytes, start);
                     // A password may well be a number; `true`, `false` and `null` give nothing away.
-                    if take_secret(&mut open) && !byte.is_ascii_alphabetic() {
-                        self.replace(start, at);
+                    if let Some(within) = open.last_mut() {
+                        let under = std::mem::take(&mut within.under);
+                        if !byte.is_ascii_alphabetic() {
+                            if under.hides(&self.text[start..at]) {
+                                self.edits.replace(start..at, QUOTED);
+                            }
+                            within.note(start..at);
+                        }
                     }
                 }
-                b',' => open.last_mut().into_iter().for_each(|within| within.at_name = within.is_object),
+                b',' => {
+                    if let Some(within) = open.last_mut() {
+                        (within.at_name, within.member) = (within.is_object, Member::Other);
+                    }
+                }
                 b':' => open.last_mut().into_iter().for_each(|within| within.at_name = false),
                 _ => {}
             }
@@ -101,11 +156,13 @@ impl<'a> Copy<'a> {
         depth
     }
 
-    /// The name of a member: says whether its value is a secret, and may hold one itself.
+    /// The name of a member: says what its value is, and may hold a secret itself.
     fn name(&mut self, start: usize, end: usize, within: &mut Open) {
-        let Some((name, lossy)) = decode(self.text, start, end) else { return self.replace(start, end) };
-        within.secret = names::is_secret(&name) || (within.value_is_secret && name == "value");
-        within.names_value = matches!(name.as_ref(), "name" | "key");
+        let Some((name, lossy)) = decode(self.text, start, end) else {
+            return self.edits.replace(start..end, QUOTED);
+        };
+        within.under = names::under(&name);
+        within.member = Member::of(&name);
         let clean = patterns::redact(&name);
         if lossy || clean != name {
             self.replace_by(start, end, &clean);
@@ -113,17 +170,38 @@ impl<'a> Copy<'a> {
     }
 
     fn string(&mut self, start: usize, end: usize, within: Option<&mut Open>) {
-        let Some((string, lossy)) = decode(self.text, start, end) else { return self.replace(start, end) };
+        let Some((string, lossy)) = decode(self.text, start, end) else {
+            return self.edits.replace(start..end, QUOTED);
+        };
+        let mut member = Member::Other;
         if let Some(within) = within {
-            let secret = std::mem::take(&mut within.secret);
+            let under = std::mem::take(&mut within.under);
             if within.is_object {
-                within.value_is_secret |= within.names_value && names::is_secret(&string);
-            } else {
-                within.secret = names::is_secret_flag(&string);
+                within.note(start..end);
+                within.hear(&string);
+                member = within.member;
+            } else if !under.hides(&string) {
+                match within.command.and_then(|command| commands::flag(command, &string)) {
+                    Some(Flag::Here(at)) => {
+                        return self.replace_by(start, end, &format!("{}{REDACTED}", &string[..at]));
+                    }
+                    Some(Flag::Next) => (within.under, within.command) = (Under::Secret, None),
+                    Some(Flag::NextAfterColon) => within.under = Under::User,
+                    None => {
+                        within.under = match names::under_flag(&string) {
+                            Under::Nothing => names::under_header(&string),
+                            under => under,
+                        }
+                    }
+                }
+                within.command = commands::command(&string).or(within.command);
             }
-            if secret {
-                return self.replace(start, end);
+            if under.hides(&string) {
+                return self.edits.replace(start..end, QUOTED);
             }
+        }
+        if member == Member::Blob && self.is_secret_blob(&string) {
+            return self.edits.replace(start..end, QUOTED);
         }
         let clean = self.inside(&string);
         if lossy || clean != string {
@@ -138,29 +216,108 @@ impl<'a> Copy<'a> {
         json.map_or_else(|| patterns::redact(string), |json| json.text)
     }
 
-    fn replace(&mut self, start: usize, end: usize) {
-        self.replace_by(start, end, REDACTED);
+    /// Whether a resource's blob is text with a secret in it.
+    fn is_secret_blob(&self, blob: &str) -> bool {
+        let base64: String = blob
+            .chars()
+            .filter(|c| !c.is_ascii_whitespace() && *c != '=')
+            .map(|c| match c {
+                '-' => '+',
+                '_' => '/',
+                c => c,
+            })
+            .collect();
+        let Ok(bytes) = STANDARD_NO_PAD.decode(base64) else { return false };
+        let text = String::from_utf8_lossy(&bytes);
+        let is_odd = |c: &char| *c == char::REPLACEMENT_CHARACTER || c.is_control() && !c.is_whitespace();
+        // A character in twenty may be none.
+        text.chars().filter(is_odd).count() <= text.len() / 20 && self.inside(&text) != text
+    }
+
+    /// What an object's members said of each other.
+    fn pair(&mut self, pair: Pair) {
+        for (member, value) in pair.values {
+            let under = match member {
+                Member::KeyPart | Member::KeyOrName if pair.is_key => Under::Secret,
+                Member::Value if pair.named != Under::Nothing => pair.named,
+                Member::Value | Member::Text if pair.names_field => Under::Secret,
+                _ => continue,
+            };
+            let (start, end) = (value.start, value.end);
+            let hides = match self.text.as_bytes()[start] {
+                b'{' => under.hides_all(true),
+                b'[' => under.hides_all(false),
+                b'"' => decode(self.text, start, end).is_none_or(|(string, _)| under.hides(&string)),
+                _ => under.hides(&self.text[start..end]),
+            };
+            if hides {
+                self.edits.replace(value, QUOTED);
+            }
+        }
     }
 
     /// Another string in the place of what is from `start` to `end`.
     fn replace_by(&mut self, start: usize, end: usize, string: &str) {
-        self.out.push_str(&self.text[self.copied..start]);
-        self.out.push_str(&serde_json::Value::from(string).to_string());
-        self.copied = end;
-    }
-
-    fn finish(mut self) -> Cow<'a, str> {
-        if self.copied == 0 {
-            return Cow::Borrowed(self.text);
-        }
-        self.out.push_str(&self.text[self.copied..]);
-        Cow::Owned(self.out)
+        self.edits.replace(start..end, serde_json::Value::from(string).to_string());
     }
 }
 
-/// Whether the value that begins here is a secret.
-fn take_secret(open: &mut [Open]) -> bool {
-    open.last_mut().is_some_and(|within| std::mem::take(&mut within.secret))
+impl Open {
+    /// A value of the member that it is at.
+    fn note(&mut self, value: Range<usize>) {
+        if self.is_object
+            && matches!(self.member, Member::Value | Member::Text | Member::KeyPart | Member::KeyOrName)
+        {
+            let member = self.member;
+            self.pair().values.push((member, value));
+        }
+    }
+
+    /// What a member says of the others.
+    fn hear(&mut self, string: &str) {
+        match self.member {
+            Member::Name | Member::KeyOrName => {
+                let under = match names::under(string) {
+                    Under::Nothing => names::under_header(string),
+                    under => under,
+                };
+                let named = self.pair.as_ref().map_or(Under::Nothing, |pair| pair.named);
+                if under != Under::Nothing && named != Under::Secret {
+                    self.pair().named = under;
+                } else if under == Under::Nothing && names::is_secret_field(string) {
+                    self.pair().names_field = true;
+                }
+            }
+            Member::Field if names::is_secret_field(string) => self.pair().names_field = true,
+            Member::KeyType => self.pair().is_key = true,
+            Member::Command => self.command = commands::command(string),
+            _ => {}
+        }
+    }
+
+    fn pair(&mut self) -> &mut Pair {
+        self.pair.get_or_insert_default()
+    }
+}
+
+impl Member {
+    fn of(name: &str) -> Self {
+        if name.len() > 16 {
+            return Self::Other;
+        }
+        match name.to_ascii_lowercase().as_str() {
+            "name" | "key" | "header" | "variable" | "parameterkey" => Self::Name,
+            "value" | "v" | "val" | "parametervalue" => Self::Value,
+            "element" | "selector" | "label" | "field" => Self::Field,
+            "text" => Self::Text,
+            "kty" => Self::KeyType,
+            "k" => Self::KeyOrName,
+            "d" | "p" | "q" | "dp" | "dq" | "qi" | "oth" => Self::KeyPart,
+            "command" | "cmd" | "program" => Self::Command,
+            "blob" => Self::Blob,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// What a string literal says, and whether that was not quite text. JSON can escape half a character
@@ -251,6 +408,19 @@ mod tests {
             r#"{"text":"The bearer token is missing. Basic authentication is not supported"}"#,
             r#"{"name":"PATH","value":"/usr/bin"}"#,
             r#"["--port","80","word"]"#,
+            r#"{"auth":{"type":"oauth2"},"b":{"auth":"basic","pin":13,"mnemonic":"mov"}}"#,
+            r#"{"required":["password","username","token"],"a":["cookie","cake"]}"#,
+            r#"{"allowedHeaders":["Authorization","Content-Type","X-Api-Key","Accept"]}"#,
+            r#"{"value":"x","name":"PATH","p":"x","d":1}"#,
+            r#"{"name":"DB_PASSWORD","value":null,"description":"x"}"#,
+            r#"{"element":"Name field","ref":"e1","text":"x"}"#,
+            r#"["mysql","-u","root","-p","--port","80"]"#,
+            r#"["ssh","-p","22","ls","-a","x","curl","-u","name"]"#,
+            r#"{"client-certificate-data":"LS0t","otp":{"type":"string"},"oauth":"x"}"#,
+            // Text without a secret, and bytes.
+            r#"{"uri":"file:///a","mimeType":"text/plain","blob":"aGVsbG8gd29ybGQK"}"#,
+            r#"{"uri":"file:///a","blob":"iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="}"#,
+            r#"{"blob":"not base64!","a":{"blob":""}}"#,
             r#""""#,
             "7",
             "[]",
@@ -282,10 +452,97 @@ mod tests {
             ),
             (r#"["run","--api-key","x","y"]"#, r#"["run","--api-key","[redacted]","y"]"#),
             (r#"["--token",["x"],"y"]"#, r#"["--token","[redacted]","y"]"#),
+            (r#"{"env":{"SMTP_PASS":"S3","A":"b"}}"#, r#"{"env":{"SMTP_PASS":"[redacted]","A":"b"}}"#),
+            (r#"{"auths":{"h":{"auth":"dTpT"}}}"#, r#"{"auths":{"h":{"auth":"[redacted]"}}}"#),
+            (r#"{"auth":["u","S3"],"a":1}"#, r#"{"auth":"[redacted]","a":1}"#),
+            (
+                r#"{"auth":{"username":"a","password":"S3"}}"#,
+                r#"{"auth":{"username":"a","password":"[redacted]"}}"#,
+            ),
+            (r#"{"otp":123456,"pin":"1234"}"#, r#"{"otp":"[redacted]","pin":"[redacted]"}"#),
+            (r#"{"mnemonic":"a b c d e f","sas":"S"}"#, r#"{"mnemonic":"[redacted]","sas":"[redacted]"}"#),
         ] {
             assert_eq!(clean(text), expected);
             assert_eq!(clean(expected), expected, "twice is as once");
         }
+    }
+
+    #[test]
+    fn members_say_of_each_other_that_they_are_secret() {
+        for (text, expected) in [
+            (
+                r#"{"value":"S3","n":1.50,"name":"DB_PASSWORD"}"#,
+                r#"{"value":"[redacted]","n":1.50,"name":"DB_PASSWORD"}"#,
+            ),
+            (r#"{"v":["S3",{"v":1}],"k":"api_key"}"#, r#"{"v":"[redacted]","k":"api_key"}"#),
+            (r#"{"value":{"password":"S3"},"key":"secret"}"#, r#"{"value":"[redacted]","key":"secret"}"#),
+            (r#"{"Key":"token","Value":-12}"#, r#"{"Key":"token","Value":"[redacted]"}"#),
+            (
+                r#"{"value":"a","x":{"name":"token","value":"b"},"name":"c"}"#,
+                r#"{"value":"a","x":{"name":"token","value":"[redacted]"},"name":"c"}"#,
+            ),
+            (r#"{"name":"Cookie","value":"sid=S3"}"#, r#"{"name":"Cookie","value":"[redacted]"}"#),
+            (
+                r#"{"element":"Password field","ref":"e1","text":"S3"}"#,
+                r#"{"element":"Password field","ref":"e1","text":"[redacted]"}"#,
+            ),
+            (
+                r##"{"selector":"#user-password","value":"S3"}"##,
+                r##"{"selector":"#user-password","value":"[redacted]"}"##,
+            ),
+            (
+                r#"{"kty":"EC","crv":"P-256","x":"a","d":"S3"}"#,
+                r#"{"kty":"EC","crv":"P-256","x":"a","d":"[redacted]"}"#,
+            ),
+            (r#"{"k":"S3","kty":"oct"}"#, r#"{"k":"[redacted]","kty":"oct"}"#),
+        ] {
+            assert_eq!(clean(text), expected);
+            assert_eq!(clean(expected), expected, "twice is as once");
+        }
+    }
+
+    #[test]
+    fn elements_of_lists_say_it_of_the_next_one() {
+        for (text, expected) in [
+            (
+                r#"["X-Api-Key","S3","Cookie","sid=S3","A","b"]"#,
+                r#"["X-Api-Key","[redacted]","Cookie","[redacted]","A","b"]"#,
+            ),
+            (
+                r#"[["Authorization","token S3"],["Accept","x"]]"#,
+                r#"[["Authorization","[redacted]"],["Accept","x"]]"#,
+            ),
+            (
+                r#"["x","--pwd=S3","--pass","S3","a"]"#,
+                r#"["x","--pwd=[redacted]","--pass","[redacted]","a"]"#,
+            ),
+            (r#"["docker","run","-e","DB_PASS=S3"]"#, r#"["docker","run","-e","DB_PASS=[redacted]"]"#),
+            (r#"["sshpass","-p","S3","ssh","-p","22"]"#, r#"["sshpass","-p","[redacted]","ssh","-p","22"]"#),
+            (r#"["/bin/mysql","-uroot","-pS3","db"]"#, r#"["/bin/mysql","-uroot","-p[redacted]","db"]"#),
+            (
+                r#"{"command":"redis-cli","args":["-a","S3","ping"]}"#,
+                r#"{"command":"redis-cli","args":["-a","[redacted]","ping"]}"#,
+            ),
+            (r#"["curl","-u","me:S3","h"]"#, r#"["curl","-u","[redacted]","h"]"#),
+            (r#"["--auth","basic","--auth","S3"]"#, r#"["--auth","basic","--auth","[redacted]"]"#),
+        ] {
+            assert_eq!(clean(text), expected);
+            assert_eq!(clean(expected), expected, "twice is as once");
+        }
+    }
+
+    #[test]
+    fn a_resource_s_blob_is_looked_into() {
+        use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+        for secret in ["API_KEY=S3cr3t\n", "{\"password\":\"S3\"}", "\u{e4}\u{fc}? password: S3"] {
+            for blob in [STANDARD.encode(secret), URL_SAFE_NO_PAD.encode(secret)] {
+                let text = format!(r#"{{"uri":"file:///.env","mimeType":"text/plain","blob":"{blob}"}}"#);
+                assert_eq!(clean(&text), text.replace(&blob, REDACTED), "{secret}");
+            }
+        }
+        let bytes = [&[0, 1, 2, 255, 254].repeat(20)[..], b"password: S3"].concat();
+        let text = format!(r#"{{"blob":"{}"}}"#, STANDARD.encode(bytes));
+        assert_eq!(clean(&text), text);
     }
 
     #[test]
@@ -346,6 +603,20 @@ mod tests {
             "{", "}", "[", "]", ",", ":", "\"", "\\", "\\u", "d800", "token", "--token", "-1", "e", " ",
             "\u{e4}",
         ];
+        // What layouts, tags and commands are made of.
+        let parts = [
+            "\n", " ", "  ", "- ", ":", "password", "name", "value", "|", "<", ">", "/", "pass", "=", "\"",
+            "'", "\\", "mysql ", "-p", "machine ", "login ", "*", "1", "--", "auth", "\u{e4}", "\r", "://",
+            "@", "\t", "cookie", ",", "\u{a0}",
+        ];
+        let mut more = random(3);
+        for _ in 0..20_000 {
+            let text: String = (0..more(16)).map(|_| parts[more(parts.len())]).collect();
+            let clean = patterns::redact(&text).into_owned();
+            assert!(!text.is_ascii() || clean.is_ascii(), "{text}");
+            let list = format!("[{}]", serde_json::Value::from(text.as_str()));
+            assert!(serde_json::from_str::<IgnoredAny>(&redact(&list).unwrap().text).is_ok(), "{text}");
+        }
         let mut random = random(1);
         for _ in 0..20_000 {
             let text: String = (0..random(12)).map(|_| pieces[random(pieces.len())]).collect();
