@@ -2,7 +2,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | `connections`, `linger`, `tls` | sockets: accepting, TLS, deadlines, the end |
+//! | `connections`, `linger`, `unread`, `tls` | sockets: accepting, TLS, deadlines, the end |
 //! | `observe`, `access_log`, `metrics` | what is known of a request once it is answered |
 //! | `caller`, `limits` | who asks, checked before a body is read; how often they may |
 //! | `body`, `refusal` | JSON in, and the one form of every refusal |
@@ -20,7 +20,9 @@ mod linger;
 mod metrics;
 mod observe;
 mod refusal;
+mod room;
 mod tls;
+mod unread;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -38,6 +40,7 @@ use access_log::AccessLog;
 use key_ring::KeyRing;
 use limits::Limits;
 use metrics::Metrics;
+use room::Room;
 
 /// How long the database has to close its connections at the end.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -65,6 +68,7 @@ struct App {
     database: Database,
     keys: KeyRing,
     limits: Limits,
+    room: Room,
     metrics: Metrics,
     log: AccessLog,
     token_lifetime: SignedDuration,
@@ -103,6 +107,7 @@ impl Server {
             database,
             keys,
             limits: Limits::new(settings.rate_limit),
+            room: Room::default(),
             log: AccessLog::start(settings.access_log, metrics.log_lines_lost.clone()),
             metrics,
             token_lifetime: settings.token_lifetime,

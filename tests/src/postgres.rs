@@ -10,8 +10,11 @@ use crate::{path, wait_until};
 /// A running PostgreSQL with an empty database.
 #[derive(Debug)]
 pub struct Postgres {
-    _folder: tempfile::TempDir,
-    server: Child,
+    folder: tempfile::TempDir,
+    programs: PathBuf,
+    user: Option<(u32, u32)>,
+    /// None while it is stopped.
+    server: Option<Child>,
     port: u16,
 }
 
@@ -39,35 +42,60 @@ impl Postgres {
         if let Some((uid, gid)) = user {
             std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).expect("root may do that");
         }
-        let data = folder.path().join("data");
-        let run = |program: &str| {
-            let mut command = Command::new(programs.join(program));
-            command.env("LC_ALL", "C").current_dir(folder.path());
-            if let Some((uid, gid)) = user {
-                command.uid(uid).gid(gid);
-            }
-            command
-        };
-        let made = run("initdb")
-            .args(["-D", path(&data), "-U", "km", "--auth=trust", "-N", "-E", "UTF8"])
+        let programs = programs.to_owned();
+        let mut postgres = Self { folder, programs, user, server: None, port: free_port() };
+        let made = postgres
+            .command("initdb")
+            .args(["-D", path(&postgres.data()), "-U", "km", "--auth=trust", "-N", "-E", "UTF8"])
             .output()
             .expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let port = free_port();
-        let server = run("postgres")
-            .args(["-D", path(&data), "-p", &port.to_string(), "-k", path(folder.path())])
+        postgres.run();
+        assert!(postgres.psql("CREATE DATABASE km"), "a new server takes a database");
+        postgres
+    }
+
+    /// Starts it, where it listened before if it did, and waits until it answers.
+    pub fn run(&mut self) {
+        let server = self
+            .command("postgres")
+            .args(["-D", path(&self.data()), "-p", &self.port.to_string(), "-k", path(self.folder.path())])
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("postgres runs");
-        wait_until("PostgreSQL answers", || {
-            let mut create = run("psql");
-            create.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-U", "km", "-d", "postgres"]);
-            create.args(["-c", "CREATE DATABASE km"]);
-            create.output().is_ok_and(|output| output.status.success())
-        });
-        Self { _folder: folder, server, port }
+        self.server = Some(server);
+        wait_until("PostgreSQL answers", || self.psql("SELECT 1"));
+    }
+
+    /// Ends it at once, without waiting for its clients.
+    pub fn stop(&mut self) {
+        let Some(mut server) = self.server.take() else { return };
+        if let Some(pid) = rustix::process::Pid::from_raw(server.id().cast_signed()) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);
+        }
+        let _ = server.wait();
+    }
+
+    /// Whether it does something.
+    fn psql(&self, sql: &str) -> bool {
+        let mut psql = self.command("psql");
+        psql.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "km", "-d", "postgres", "-c", sql]);
+        psql.output().is_ok_and(|output| output.status.success())
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        command.env("LC_ALL", "C").current_dir(self.folder.path());
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
     }
 
     /// As `--database` takes it.
@@ -78,11 +106,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // At once, without waiting for clients.
-        if let Some(pid) = rustix::process::Pid::from_raw(self.server.id().cast_signed()) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);
-        }
-        let _ = self.server.wait();
+        self.stop();
     }
 }
 

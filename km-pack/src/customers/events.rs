@@ -1,7 +1,7 @@
 //! Events that plugins sent, each once.
 
 use jiff::Timestamp;
-use km_api::event::Event;
+use km_api::event::RawEvent;
 use km_package::failure::{Failure, Kind};
 use km_package::name::{CustomerId, PluginName};
 use sqlx::AssertSqlSafe;
@@ -17,13 +17,13 @@ impl Database {
         &self,
         customer: &CustomerId,
         plugin: &PluginName,
-        events: &[Event],
+        events: &[RawEvent],
     ) -> Result<(), Failure> {
         if events.is_empty() {
             return Ok(());
         }
         // In one order, so that two that send the same events do not wait for each other for ever.
-        let mut ordered: Vec<&Event> = events.iter().collect();
+        let mut ordered: Vec<&RawEvent> = events.iter().collect();
         ordered.sort_by(|a, b| a.id.cmp(&b.id));
         let rows = rows_of(ordered.len(), 5);
         let sql = format!(
@@ -33,13 +33,12 @@ impl Database {
         // A statement for every number of rows would push all others out of the cache.
         let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
         for event in ordered {
-            let body = serde_json::to_string(event).map_err(|e| Failure::new(Kind::Failed, e))?;
             query = query
                 .bind(customer.as_str())
                 .bind(event.id.as_str())
                 .bind(plugin.as_str())
                 .bind(now)
-                .bind(body);
+                .bind(event.text.get());
         }
         self.answered(query.execute(&self.pool)).await?;
         Ok(())

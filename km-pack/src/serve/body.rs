@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use km_api::error::ErrorKind;
 use serde::de::DeserializeOwned;
 
+use super::observe::looks_secret;
 use super::refusal::Refusal;
 
 /// Longest message about JSON that is not understood: it may repeat what was sent.
@@ -23,7 +24,10 @@ pub(super) async fn json<T: DeserializeOwned>(
     }
     let bytes = read(body, limit).await?;
     serde_json::from_slice(&bytes).map_err(|error| {
-        let reason: String = error.to_string().chars().take(LONGEST_REASON).collect();
+        let mut reason: String = error.to_string().chars().take(LONGEST_REASON).collect();
+        if looks_secret(&reason) {
+            reason = format!("what is wrong in line {} looks like a key and is not repeated", error.line());
+        }
         Refusal::new(
             ErrorKind::BadRequest,
             format!("the body is not the JSON that this endpoint takes: {reason}"),

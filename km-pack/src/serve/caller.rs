@@ -90,10 +90,13 @@ async fn key_holder(app: &App, parts: &Parts, given: Option<&str>) -> Result<Cus
         return Err(app.failed(parts, ErrorKind::InvalidKey, "the API key is not known"));
     };
     Trace::of(parts).set_customer(&owner.customer.id);
-    if owner.revoked {
-        return Err(app.failed(parts, ErrorKind::RevokedKey, "the API key was revoked"));
-    }
     app.limits.count(&Caller::Key(*key.digest().as_bytes()))?;
+    if owner.revoked {
+        // Not counted with the unknown ones: whoever holds it must hear this, whatever others send from
+        // the same address.
+        app.metrics.refused(ErrorKind::RevokedKey);
+        return Err(Refusal::new(ErrorKind::RevokedKey, "the API key was revoked"));
+    }
     Ok(owner.customer)
 }
 

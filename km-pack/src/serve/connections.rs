@@ -23,6 +23,7 @@ use tower::ServiceExt as _;
 
 use super::caller::Peer;
 use super::linger::Lingering;
+use super::unread::watch;
 use super::{App, endpoints};
 
 /// Most connections at one time; the next ones wait in the kernel's queue.
@@ -35,6 +36,8 @@ const BEGIN: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 /// How long requests have to finish once the server is to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long a connection without a request is then kept for what may be on its way.
+const LEAVE: Duration = Duration::from_millis(500);
 /// After an error that goes away only when others close something.
 const BACK_OFF: Duration = Duration::from_millis(200);
 /// Most requests at one time over one connection of HTTP/2.
@@ -99,7 +102,11 @@ impl Acceptor {
         let _ = stream.set_nodelay(true);
         let stream = Lingering::new(stream, place);
         let Some(tls) = &self.tls else { return self.serve_http(stream, peer).await };
-        match timeout(BEGIN, tls.accept(stream)).await {
+        let handshake = tokio::select! {
+            handshake = timeout(BEGIN, tls.accept(stream)) => handshake,
+            () = self.stopping() => return,
+        };
+        match handshake {
             Ok(Ok(stream)) => self.serve_http(stream, peer).await,
             Ok(Err(e)) => tracing::debug!(%peer, "no TLS handshake: {e}"),
             Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
@@ -115,9 +122,14 @@ impl Acceptor {
         let service = service_fn(|mut request: Request<Incoming>| {
             let busy = Busy::begin(&activity);
             request.extensions_mut().insert(Peer(peer));
-            let answer = self.router.clone().oneshot(request.map(Body::new));
+            let (head, body) = request.into_parts();
+            let (body, rest) = watch(body, head.version);
+            let answer = self.router.clone().oneshot(Request::from_parts(head, Body::new(body)));
             async move {
-                let answer = answer.await;
+                let answer = answer.await.map(|mut answer| {
+                    rest.announce_close(answer.headers_mut());
+                    answer
+                });
                 drop(busy);
                 answer
             }
@@ -125,22 +137,26 @@ impl Acceptor {
         let builder = http();
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
-        let mut stopped = self.stopped.clone();
-        let stopping = async {
-            // An error would mean that the server is gone.
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-        };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = activity.idle() => return,
-            () = stopping => {
+            () = self.stopping() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    ended = connection => ended,
+                    () = activity.quiet() => return,
+                }
             }
         };
         if let Err(e) = ended {
             tracing::debug!(%peer, "the connection ended: {e}");
         }
+    }
+
+    /// Done once the server is to stop.
+    async fn stopping(&self) {
+        // An error would mean that it is gone.
+        let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
     }
 }
 
@@ -208,6 +224,19 @@ impl Activity {
                 0 => sleep_until(until).await,
                 _ => sleep(IDLE).await,
             }
+        }
+    }
+
+    /// Done when no request runs, now and a moment later: hyper would wait for the rest of a head.
+    async fn quiet(&self) {
+        let mut quiet = false;
+        loop {
+            sleep(LEAVE).await;
+            let running = self.running.load(Ordering::Acquire) > 0;
+            if quiet && !running {
+                return;
+            }
+            quiet = !running;
         }
     }
 }

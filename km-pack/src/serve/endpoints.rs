@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use km_api::authenticate::{AuthenticateAnswer, AuthenticateRequest};
 use km_api::error::ErrorKind;
-use km_api::event::{EventBatch, EventsAnswer, MAX_BODY, MAX_EVENTS, MAX_ID};
+use km_api::event::{EventsAnswer, MAX_BODY, MAX_EVENTS, MAX_ID, RawEventBatch};
 use km_api::feature;
 use km_api::key_set::KeySet;
 use km_api::path;
@@ -123,12 +123,17 @@ async fn events(
         let message = format!("the subscription does not include {}", feature::API_LOGGING);
         return Err(Refusal::new(ErrorKind::MissingFeature, message));
     }
-    let EventBatch { events } = body::json(&headers, body, MAX_BODY).await?;
+    let _room = app.room.take(&customer.id, &headers, MAX_BODY).await?;
+    let RawEventBatch { events } = body::json(&headers, body, MAX_BODY).await?;
     if events.len() > MAX_EVENTS {
         return Err(Refusal::new(ErrorKind::BadRequest, format!("over {MAX_EVENTS} events in one request")));
     }
     if events.iter().any(|event| !(1..=MAX_ID).contains(&event.id.len())) {
         return Err(Refusal::new(ErrorKind::BadRequest, format!("an id is not 1 to {MAX_ID} bytes long")));
+    }
+    // PostgreSQL keeps no such text, and the sender would try again for ever.
+    if events.iter().any(|event| event.id.contains('\0')) {
+        return Err(Refusal::new(ErrorKind::BadRequest, "an id has a NUL character"));
     }
     match app.database.add_events(&customer.id, &claims.aud, &events).await {
         // Removed since the token was checked.

@@ -10,9 +10,10 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-/// How long, and how much, a client may go on sending after the last answer.
+/// How long, and how much, a client may go on sending after the last answer. Much more than the largest
+/// body that is read: who sends one that is too large is told so.
 const TIME: Duration = Duration::from_secs(1);
-const BYTES: u64 = 4 << 20;
+const BYTES: u64 = 64 << 20;
 
 /// A TCP connection that is closed gently. Closed with unread bytes in its buffer it would be reset, and
 /// the client could lose the answer that says why its body is not read: the rest is read and thrown away

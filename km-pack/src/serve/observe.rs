@@ -134,11 +134,15 @@ fn new_id() -> String {
     hex::encode(bytes)
 }
 
+/// Whether an API key or a token stands in a text.
+pub(super) fn looks_secret(text: &str) -> bool {
+    text.contains("km_live_") || text.contains("eyJ")
+}
+
 /// A path as it may be logged: somebody may have put a key or a token into it by mistake.
 fn loggable(path: &str) -> String {
     let piece = |piece: &str| {
-        let secret = piece.contains("km_live_") || piece.contains("eyJ");
-        if secret { "(hidden)".to_owned() } else { piece.to_owned() }
+        if looks_secret(piece) { "(hidden)".to_owned() } else { piece.to_owned() }
     };
     let path = path.split('/').map(piece).collect::<Vec<_>>().join("/");
     path.chars().take(LONGEST_PATH).collect()

@@ -1,10 +1,11 @@
-//! What others wrote: MCP servers and clients through `km monitor`, and go-plugin in Go.
+//! What others wrote: MCP servers and clients through `km monitor`, go-plugin in Go, and PostgreSQL.
 //!
-//! The former come from npm and PyPI (`tests/tools/install.sh`), the latter from the Go module proxy
-//! (`tests/go`). In CI they must be there; elsewhere a machine without Node, Python, Go or network
-//! reports these tests as ignored.
+//! The first come from npm and PyPI (`tests/tools/install.sh`), the second from the Go module proxy
+//! (`tests/go`), the last from Debian. In CI they must be there; elsewhere a machine without Node, Python,
+//! Go, PostgreSQL or network reports these tests as ignored.
 
 mod pairings;
+mod postgres;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -21,6 +22,7 @@ fn main() {
         true => (nothing(), nothing(), nothing()),
         false => (install(), go::current(), go::old()),
     };
+    let database = if arguments.list { nothing() } else { km_tests::postgres::programs() };
     let go_and_old = go.clone().and_then(|go| Ok([go, old.clone()?]));
     let mut trials = vec![
         trial("server_everything_with_the_python_client", &tools, |tools| server_everything(tools)),
@@ -35,6 +37,7 @@ fn main() {
         trial("a_go_plugin_that_cannot_listen_is_quoted", &go, |go| cannot_listen(go)),
     ];
     trials.extend(pairings::trials(&go, &go_and_old));
+    trials.extend(postgres::trials(&database));
     libtest_mimic::run(&arguments, trials).exit();
 }
 

@@ -1,0 +1,10 @@
+//! The API over HTTP: real servers, real requests, and the commands that say who may use it.
+
+mod callers;
+mod client;
+mod customers;
+mod endpoints;
+mod events;
+mod limits;
+mod operation;
+mod shutdown;
