@@ -419,7 +419,9 @@ fn expiry(text: &str) -> Result<Expiry, String> {
     let of_date = || text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok().map(|day| day.timestamp());
     // A date with a time but without a zone is neither.
     let date = if text.len() == "2027-12-31".len() { of_date() } else { None };
-    let end = date.or_else(|| text.parse().ok());
+    // Whole seconds, as they are kept.
+    let seconds = |end: Timestamp| Timestamp::from_second(end.as_second()).ok();
+    let end = date.or_else(|| text.parse().ok()).and_then(seconds);
     end.map(|end| Expiry(Some(end))).ok_or_else(|| {
         "not a time such as 2027-12-31T12:00:00Z, a date such as 2027-12-31, or `never`".to_owned()
     })
@@ -434,6 +436,7 @@ mod tests {
         let end = |text: &str| expiry(text).unwrap().0.map(|end| end.to_string());
         assert_eq!(end("2027-12-31").as_deref(), Some("2027-12-31T00:00:00Z"));
         assert_eq!(end("2027-12-31T12:00:00+02:00").as_deref(), Some("2027-12-31T10:00:00Z"));
+        assert_eq!(end("2027-12-31T12:00:00.5Z").as_deref(), Some("2027-12-31T12:00:00Z"));
         assert_eq!(end("never"), None);
         for bad in ["", "tomorrow", "2027-13-01", "2027-12-31T12:00:00", "20271231"] {
             assert!(expiry(bad).is_err(), "{bad}");

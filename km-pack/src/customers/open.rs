@@ -40,7 +40,7 @@ pub(super) async fn open(address: &Address) -> Result<AnyPool, Failure> {
         Place::Server(_) => prepare(address, None).await?,
     }
     let connections = if address.is_file() { FILE_CONNECTIONS } else { SERVER_CONNECTIONS };
-    let map = false;
+    let map = address.is_file();
     Ok(AnyPoolOptions::new()
         .after_connect(move |connection, _| {
             Box::pin(async move {

@@ -120,7 +120,10 @@ fn report_usage(arguments: &[OsString], error: &clap::Error) -> ExitCode {
     let mut own = arguments.iter().take_while(|argument| *argument != "--");
     if own.any(|argument| argument == "--json") {
         let text = without_secrets(&error.render().to_string(), arguments);
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        // What is missing or wrong may stand on lines of its own.
+        let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+        let message = lines.collect::<Vec<_>>().join(" ");
+        let message = message.trim_start_matches("error: ");
         let failure = Failure::new(Kind::Usage, message).help("--help shows how it is used");
         // There is nobody left to tell when stdout takes nothing.
         let _ = print_json(&ErrorDocument::from(&failure));
