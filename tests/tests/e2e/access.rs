@@ -146,6 +146,20 @@ fn a_revoked_key_ends_its_plugins_at_the_next_renewal() {
         let plugin = session.plugin(&environment, name);
         assert!(plugin["error"].as_str().unwrap().contains("revoked"), "{plugin}");
     }
+    // From the server's no to the end of the process: less than a second.
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("\"status\":401")).unwrap();
+    let said: serde_json::Value = serde_json::from_str(line).unwrap();
+    let said = said["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    for name in ["api-logger", "console-logger"] {
+        let events = session.plugin(&environment, name)["events"].clone();
+        let last =
+            events.as_array().unwrap().iter().rev().find(|event| event["life"] == "suspended").unwrap();
+        let gone = last["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        // Each asks for itself, at its own next renewal: at most 220 ms after the other.
+        let took = gone.duration_since(said);
+        assert!(took < jiff::SignedDuration::from_millis(1220), "{name}: {took}");
+    }
     wait_until("no plugin process is left", || {
         let guard_and_server = 2;
         descendants(session.pid()).len() == guard_and_server
