@@ -235,12 +235,16 @@ impl Supervisor {
                 // Before the next message: who is gone already loses none.
                 failure = plugin.died() => return Err(failure),
                 failure = &mut kept => return Err(failure),
-                message = async { validity.wait().await; self.queue.next().await } => message,
+                message = self.queue.next() => message,
             };
             let Some(message) = message else { return Ok(()) };
             let delivery = tokio::select! {
                 biased;
-                delivery = plugin.deliver(&message) => delivery,
+                delivery = async {
+                    // After the message has come: that may be hours after the last one.
+                    validity.wait().await;
+                    plugin.deliver(&message).await
+                } => delivery,
                 _ = orders.wait_for(|order| *order == Order::Leave) => {
                     self.queue.failed(&message);
                     return Ok(());
