@@ -50,6 +50,6 @@ say "An MCP client calls a tool of an MCP server through km; on stderr is what t
 run mcp-client -- km monitor --server -- mcp-server
 
 say "What api-logger has sent to the API, as the server logged it"
-grep -c '"POST","path":"/api/events/batch","status":200' "$tour/serve.log"
+grep '"path":"/api/events/batch"' "$tour/serve.log"
 
 say "Done. Nothing is left of it: $tour goes now."

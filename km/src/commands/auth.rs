@@ -167,10 +167,8 @@ impl Logout {
             output.warn(format_args!("an API key is still found in {source}"));
         }
         let action = if had_key { "removed" } else { "kept" };
-        let text = match had_key {
-            true => format!("the API key and {tokens} tokens are removed"),
-            false => format!("there was no API key; {tokens} tokens are removed"),
-        };
+        let key = if had_key { "the API key is removed" } else { "there was no API key" };
+        let text = format!("{key}; cached tokens removed: {tokens}");
         output.result(&LogoutDocument { action, tokens }, text);
         Ok(())
     }

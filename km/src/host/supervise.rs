@@ -60,7 +60,7 @@ enum Ended {
     Ordered,
     /// By itself, or because it did not answer.
     Died(String),
-    /// It may not run for now.
+    /// It may not run until its access is back.
     Suspended(Suspension),
     /// It may not run.
     Refused(String),
@@ -202,7 +202,7 @@ impl Supervisor {
 
     /// Waits until the plugin may run again. False when the session ends before.
     async fn sit_out(&self, Suspension { identity, required_tier, failure }: Suspension) -> bool {
-        self.remark(&format!("is not used for now: {failure}"));
+        self.remark(&format!("is suspended: {failure}"));
         self.queue.refuse();
         self.change(|report| {
             report.enter(Life::Suspended);

@@ -39,7 +39,7 @@ fn status_with(url: &str, more: &str) -> (String, String) {
     });
     session.exchange(r#"{"id":2}"#);
     let finished = session.finish().expect(0);
-    assert!(finished.stderr.contains("km: plugin api-logger is not used for now: "), "{}", finished.stderr);
+    assert!(finished.stderr.contains("km: plugin api-logger is suspended: "), "{}", finished.stderr);
     assert!(!finished.stderr.contains(KEY) && !finished.stderr.contains("eyJ"), "{}", finished.stderr);
     let text = |key: &str| logger[key].as_str().unwrap_or_default().to_owned();
     (text("error_kind"), text("error"))
