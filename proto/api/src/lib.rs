@@ -4,7 +4,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`api_key`] | the secret that a customer holds |
-//! | [`authenticate`], [`subscription`], [`event`], [`error`] | requests and answers |
+//! | [`authenticate`], [`provision`], [`subscription`], [`event`], [`error`] | requests and answers |
 //! | [`token`], [`key_set`] | tokens, and the keys that they are checked with |
 //! | [`feature`] | what a tier includes |
 //!
@@ -19,6 +19,8 @@ pub mod error;
 pub mod event;
 pub mod feature;
 pub mod key_set;
+#[cfg(feature = "provision")]
+pub mod provision;
 pub mod subscription;
 pub mod token;
 
@@ -30,6 +32,10 @@ pub mod path {
     pub const KEYS: &str = "/.well-known/jwks.json";
     /// A token for one plugin.
     pub const AUTHENTICATE: &str = "/api/plugins/authenticate";
+    /// What a customer may install.
+    pub const PROVISION: &str = "/api/plugins/provision";
+    /// Before the file name of a package.
+    pub const DOWNLOAD: &str = "/api/plugins/download";
     /// The tier that a customer has.
     pub const SUBSCRIPTION: &str = "/api/subscription/status";
     /// The features that come with it.

@@ -51,6 +51,9 @@ pub enum EnvelopeError {
         /// The limit.
         max: u32,
     },
+    /// Bytes follow where there should be none.
+    #[error("{0} bytes follow the signature frame")]
+    Behind(usize),
 }
 
 impl Head {
@@ -64,6 +67,22 @@ impl Head {
         Ok(Self { manifest, signatures })
     }
 
+    /// Reads the head of a package that is there as a whole, with nothing behind it.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        let (manifest, signatures) = Self::read_frames(bytes, MAX_MANIFEST)?;
+        Ok(Self { manifest, signatures })
+    }
+
+    /// The two frames, with a document of another kind in the first.
+    pub(crate) fn read_frames(mut bytes: &[u8], max: u32) -> Result<(Vec<u8>, Vec<u8>), EnvelopeError> {
+        let document = read_frame(&mut bytes, MANIFEST_MAGIC, "manifest", max)?;
+        let signatures = read_frame(&mut bytes, SIGNATURES_MAGIC, "signature", MAX_SIGNATURES)?;
+        if bytes.is_empty() { Ok((document, signatures)) } else { Err(EnvelopeError::Behind(bytes.len())) }
+    }
+
     /// The head of a package with this manifest and these signatures.
     pub fn new(manifest: &str, signatures: &SignatureBlock) -> Self {
         Self { manifest: manifest.as_bytes().to_vec(), signatures: signatures.to_bytes() }
@@ -71,8 +90,13 @@ impl Head {
 
     /// The frames in front of the payload.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(16 + self.manifest.len() + self.signatures.len());
-        for (magic, content) in [(MANIFEST_MAGIC, &self.manifest), (SIGNATURES_MAGIC, &self.signatures)] {
+        Self::frames(&self.manifest, &self.signatures)
+    }
+
+    /// A document and its signatures in their frames.
+    pub(crate) fn frames(document: &[u8], signatures: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(16 + document.len() + signatures.len());
+        for (magic, content) in [(MANIFEST_MAGIC, document), (SIGNATURES_MAGIC, signatures)] {
             bytes.extend(magic.to_le_bytes());
             bytes.extend((content.len() as u32).to_le_bytes());
             bytes.extend(content);

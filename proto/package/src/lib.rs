@@ -13,6 +13,7 @@
 //! | [`manifest`] | the signed TOML text: parsing and writing |
 //! | [`envelope`] | the frames of the file, under limits |
 //! | [`archive`] | the strict tar reader and the deterministic writer |
+//! | [`index`] | the signed list of what a customer may install |
 //! | [`verify`] | the rules V1 to V17 in order, and the types only they can make |
 //! | [`failure`] | exit codes and error documents, shared by both commands |
 //!
@@ -27,6 +28,8 @@ pub mod digest;
 pub mod envelope;
 pub mod failure;
 pub mod identity;
+#[cfg(feature = "archive")]
+pub mod index;
 pub mod key;
 #[cfg(feature = "archive")]
 pub mod manifest;

@@ -5,6 +5,8 @@
 
 mod text;
 
+pub(crate) use text::quote;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::archive;

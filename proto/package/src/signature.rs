@@ -99,6 +99,35 @@ impl SignatureBlock {
         }
         Ok(signers)
     }
+
+    /// The distinct trusted keys that have a signature of `document` here, among others.
+    ///
+    /// For a document that is replaced while its signatures lie beside it: for a moment the block holds
+    /// those of the text before and of the text after.
+    ///
+    /// # Errors
+    /// When none of them holds.
+    pub fn signers_of(&self, document: &[u8], keys: &TrustedKeys) -> Result<Vec<KeyId>, SignatureError> {
+        let (mut signers, mut broken) = (Vec::new(), None);
+        for signature in &self.0 {
+            let Some(key) = keys.get(signature.key_id) else { continue };
+            if !key.holds(document, &signature.bytes) {
+                broken = Some(signature.key_id);
+            } else if !signers.contains(&signature.key_id) {
+                signers.push(signature.key_id);
+            }
+        }
+        match (signers.is_empty(), broken) {
+            (false, _) => Ok(signers),
+            (true, Some(key_id)) => Err(SignatureError::Broken(key_id)),
+            (true, None) => Err(SignatureError::Untrusted(self.key_ids())),
+        }
+    }
+
+    /// The signatures.
+    pub fn signatures(&self) -> &[Signature] {
+        &self.0
+    }
 }
 
 #[cfg(test)]

@@ -79,6 +79,7 @@ impl Manifest {
     }
 }
 
-fn quote(text: &str) -> String {
+/// A text as TOML has it.
+pub(crate) fn quote(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
