@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use km_package::digest::{Digest, Hasher};
 use km_package::failure::Failure;
+use km_package::index;
 use km_package::manifest::Manifest;
 
 use crate::sign::Signed;
@@ -24,8 +25,7 @@ impl Signed {
     /// The package's file name: `km-plugin-<name>-<hash>.kmpkg`, with the first 12 hex digits of
     /// the manifest's digest.
     pub fn file_name(&self) -> String {
-        let hash = Digest::of(&self.head.manifest).prefix(12);
-        format!("{}-{hash}.kmpkg", self.manifest.plugin.name.executable())
+        index::file_name(&self.manifest.plugin.name, &Digest::of(&self.head.manifest))
     }
 
     /// Writes the package into a folder, which is made when missing. The file appears whole or not
@@ -39,9 +39,10 @@ impl Signed {
         let mut write = || {
             std::fs::create_dir_all(folder)?;
             let mut file = tempfile::Builder::new().prefix(".km-pack-").tempfile_in(folder)?;
-            for piece in std::iter::once(&self.head.to_bytes()).chain(&self.frames) {
-                hasher.update(piece);
-                file.write_all(piece)?;
+            let frames = self.frames.iter().map(|shared| shared.bytes.clone());
+            for piece in std::iter::once(self.head.to_bytes().into()).chain(frames) {
+                hasher.update(&piece);
+                file.write_all(&piece)?;
             }
             readable_by_all(file.as_file())?;
             file.as_file().sync_all()?;
@@ -54,7 +55,7 @@ impl Signed {
 }
 
 /// Temporary files are made for their owner alone; packages are for everybody.
-fn readable_by_all(file: &std::fs::File) -> std::io::Result<()> {
+pub(crate) fn readable_by_all(file: &std::fs::File) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;

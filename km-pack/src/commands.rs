@@ -4,6 +4,7 @@ mod build;
 mod customers;
 mod inspect;
 mod keygen;
+mod publish;
 mod serve;
 mod test;
 mod verify;
@@ -15,11 +16,13 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use km_cli::{CommonArgs, Output, Shell};
 use km_package::failure::{Failure, Kind};
+use km_package::manifest::Customer;
 use serde::Serialize;
 
 use crate::conformance;
 use crate::customers::{Address, Database, address};
 use crate::environment::{self, Environment};
+use crate::plan::read_customers;
 
 /// Builds, stamps, signs and inspects Kilometers plugin packages, and serves the plugin API.
 #[derive(Debug, Parser)]
@@ -37,7 +40,8 @@ struct KmPack {
 #[derive(Debug, Subcommand)]
 enum Command {
     Keygen(keygen::Keygen),
-    Build(build::Build),
+    Build(Box<build::Build>),
+    Publish(publish::Publish),
     Verify(verify::Verify),
     Inspect(inspect::Inspect),
     Test(test::Test),
@@ -76,6 +80,7 @@ fn run(args: &KmPack, output: &Output) -> Result<ExitCode, Failure> {
     match &args.command {
         Command::Keygen(command) => command.run(&environment, output),
         Command::Build(command) => command.run(&environment, output),
+        Command::Publish(command) => command.run(&environment, output),
         Command::Verify(command) => command.run(&environment, output),
         Command::Inspect(command) => command.run(&environment, output),
         Command::Test(command) => return command.run(&environment, output),
@@ -108,6 +113,29 @@ impl DatabaseArgs {
         let url = self.database.as_deref().or(environment.database.as_deref()).unwrap_or(address::DEFAULT);
         Database::open(&Address::parse(url, &environment.current_dir)?).await
     }
+}
+
+/// The customers of a file or of a database.
+fn customers_of(list: &str, environment: &Environment) -> Result<Vec<Customer>, Failure> {
+    if !list.contains("://") {
+        return read_customers(&environment.current_dir.join(list));
+    }
+    let address = Address::parse(list, &environment.current_dir)?;
+    let listed = publish::runtime()?.block_on(async {
+        let database = Database::open(&address).await?;
+        let listed = database.list().await;
+        database.close().await;
+        listed
+    })?;
+    if listed.is_empty() {
+        return Err(Failure::new(Kind::NotFound, format_args!("{address} has no customers")));
+    }
+    let stamped = |customer: crate::customers::Customer| Customer {
+        id: customer.id,
+        tier: customer.tier,
+        api_key_sha256: None,
+    };
+    Ok(listed.into_iter().map(|(customer, _)| stamped(customer)).collect())
 }
 
 /// Opens a package for reading, with its length.

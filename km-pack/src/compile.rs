@@ -1,16 +1,20 @@
 //! Compiling: the only module that starts processes.
 
+mod cargo;
 mod sections;
 mod tool;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use km_package::digest::Digest;
 use km_package::failure::{Failure, Kind};
+use km_package::manifest::Target;
 use km_package::platform::Platform;
-use serde::Deserialize;
+use object::{Architecture, BinaryFormat, Object as _};
 
 use crate::environment::Environment;
-use crate::source::SourceTree;
+use crate::source::{About, SourceTree};
+pub use cargo::{CargoBuild, cargo_metadata};
 pub use sections::Sections;
 use tool::Tool;
 
@@ -23,30 +27,26 @@ pub enum Profile {
     Debug,
 }
 
-/// The compiler for one target.
+/// The compiler of a source for one target.
 #[derive(Debug, Clone)]
-pub struct Compiler {
-    /// The compiler's name for the target.
-    pub triple: String,
-    /// Our name for it.
-    pub platform: Platform,
-    /// The compiler and its version.
-    pub toolchain: String,
-    /// What the triple was asked for as, if it was.
-    target: Option<String>,
-    profile: Profile,
-    target_dir: PathBuf,
-    rust_flags: Option<String>,
-    remap: Vec<String>,
+pub enum Compiler {
+    /// cargo.
+    Cargo(CargoBuild),
+    /// None: the binary is there already.
+    Prebuilt(Target),
 }
 
 /// A compiled plugin, with its reserved sections still empty: one for all customers and keys.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    /// What was compiled.
-    pub source: SourceTree,
-    /// For what.
-    pub compiler: Compiler,
+    /// What the plugin says about itself.
+    pub about: About,
+    /// For what it was compiled.
+    pub target: Target,
+    /// By what, where that is known.
+    pub toolchain: Option<String>,
+    /// Digest of its source, where that is here.
+    pub source_sha256: Option<Digest>,
     /// The executable's bytes.
     pub binary: Vec<u8>,
     /// Where its reserved sections lie; none in a binary that was not made with our SDK.
@@ -54,7 +54,7 @@ pub struct Compiled {
 }
 
 impl Compiler {
-    /// Finds the compiler that the source's folder uses.
+    /// Finds the compiler of a source for a target; without one, for this machine.
     ///
     /// # Errors
     /// When there is none, or packages are not made for its target.
@@ -64,122 +64,73 @@ impl Compiler {
         profile: Profile,
         environment: &Environment,
     ) -> Result<Self, Failure> {
-        let rustc = Rustc::find(folder_of(source))?;
-        let triple = target.clone().unwrap_or(rustc.host);
-        let platform = Platform::from_triple(&triple).map_err(|e| Failure::new(Kind::Usage, e))?;
-        let base = match &environment.cargo_target_dir {
-            Some(folder) => environment.current_dir.join(folder),
-            None => source.target_directory.clone(),
-        };
-        // Paths of this machine do not belong into customers' binaries, and would make them differ. Those
-        // of the workspace are relative already; a flag for them would compile everything anew for each.
-        let remap = |home: &PathBuf| format!("--remap-path-prefix={}=/cargo", home.display());
-        let remap = environment.cargo_home.iter().map(remap).collect();
-        Ok(Self {
-            triple,
-            platform,
-            toolchain: format!("rustc {}", rustc.release),
-            target,
-            profile,
-            target_dir: base.join("km-pack"),
-            rust_flags: environment.rust_flags.clone(),
-            remap,
-        })
+        match source {
+            SourceTree::Cargo(package) => {
+                CargoBuild::find(package, target, profile, environment).map(Self::Cargo)
+            }
+            SourceTree::Binary(binary) => {
+                let bytes = read(&binary.path)?;
+                target_of(&bytes, target).map(Self::Prebuilt).map_err(|e| e.context(binary.path.display()))
+            }
+        }
     }
 
-    /// Compiles the plugin. cargo's own progress goes to stderr.
+    /// What it compiles for.
+    pub fn target(&self) -> &Target {
+        match self {
+            Self::Cargo(build) => &build.target,
+            Self::Prebuilt(target) => target,
+        }
+    }
+
+    /// Compiles the plugin. The compiler's own progress goes to stderr.
     ///
     /// # Errors
-    /// When it does not compile.
-    pub fn compile(self, source: SourceTree) -> Result<Compiled, Failure> {
-        let executable = source.name.executable();
-        // See .cargo/config.toml, which plugins outside this workspace do not have.
-        let mut cargo = Tool::new("cargo", folder_of(&source))
-            .args(["build", "--message-format", "json-render-diagnostics", "--bin", executable.as_str()])
-            .args(["--manifest-path".as_ref(), source.manifest_path.as_os_str()])
-            .args(["--target-dir".as_ref(), self.target_dir.as_os_str()]);
-        cargo = cargo.env("AWS_LC_SYS_NO_JITTER_ENTROPY", "1".to_owned());
-        if self.profile == Profile::Release {
-            cargo = cargo.args(["--release"]);
-        }
-        if let Some(target) = &self.target {
-            cargo = cargo.args(["--target", target]);
-        }
-        cargo = match &self.rust_flags {
-            // Flags in the environment replace those in configuration files: ours join them.
-            Some(flags) => {
-                let flags = [std::slice::from_ref(flags), &self.remap].concat().join("\x1f");
-                cargo.env("CARGO_ENCODED_RUSTFLAGS", flags)
+    /// When it does not compile, or the binary cannot be stamped.
+    pub fn compile(&self, source: &SourceTree) -> Result<Compiled, Failure> {
+        let (path, toolchain) = match (self, source) {
+            (Self::Cargo(build), SourceTree::Cargo(package)) => {
+                (build.compile(package)?, Some(build.toolchain.clone()))
             }
-            None => {
-                let flags = toml::Value::from(self.remap.clone());
-                cargo.args(["--config".to_owned(), format!("target.'cfg(all())'.rustflags={flags}")])
-            }
+            (Self::Prebuilt(_), SourceTree::Binary(binary)) => (binary.path.clone(), None),
+            _ => return Err(Failure::new(Kind::Failed, "this compiler is for another kind of source")),
         };
-        let messages = cargo.output()?;
-        let path = executable_of(&messages, executable.as_str()).ok_or_else(|| {
-            let manifest = source.manifest_path.display();
-            Failure::new(Kind::Failed, format_args!("{manifest} has no program {executable}"))
-        })?;
-        let binary = std::fs::read(&path).map_err(|e| Failure::file("read", &path, &e))?;
+        let binary = read(&path)?;
         let sections = Sections::find(&binary).map_err(|e| e.context(path.display()))?;
-        Ok(Compiled { source, compiler: self, binary, sections })
+        Ok(Compiled {
+            about: source.about().clone(),
+            target: self.target().clone(),
+            toolchain,
+            source_sha256: source.digest()?,
+            binary,
+            sections,
+        })
     }
 }
 
-fn folder_of(source: &SourceTree) -> &Path {
-    source.manifest_path.parent().unwrap_or(Path::new("."))
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|e| Failure::file("read", path, &e))
 }
 
-/// The executable that cargo says it made.
-fn executable_of(messages: &str, name: &str) -> Option<PathBuf> {
-    #[derive(Deserialize)]
-    struct Message {
-        executable: Option<PathBuf>,
-        target: Option<Target>,
+/// What an executable runs on, by its own header, and the name that was given for it.
+fn target_of(binary: &[u8], triple: Option<String>) -> Result<Target, Failure> {
+    let refuse = |what: String| Failure::new(Kind::Failed, what);
+    let file = object::File::parse(binary).map_err(|e| refuse(format!("this is not an executable: {e}")))?;
+    let own = match (file.format(), file.architecture()) {
+        (BinaryFormat::Elf, Architecture::X86_64) => "x86_64-unknown-linux",
+        (BinaryFormat::Elf, Architecture::Aarch64) => "aarch64-unknown-linux",
+        (format, architecture) => {
+            return Err(refuse(format!("packages are not made for {format:?} on {architecture:?}")));
+        }
+    };
+    let platform = |triple: &str| Platform::from_triple(triple).map_err(|e| Failure::new(Kind::Usage, e));
+    let found = platform(own)?;
+    let triple = triple.unwrap_or_else(|| own.to_owned());
+    let asked = platform(&triple)?;
+    if asked != found {
+        return Err(refuse(format!("this executable is for {found}, and --target says {asked}")));
     }
-    #[derive(Deserialize)]
-    struct Target {
-        name: String,
-    }
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
-        .filter(|message| message.target.as_ref().is_some_and(|target| target.name == name))
-        .find_map(|message| message.executable)
-}
-
-/// What `rustc -vV` says.
-struct Rustc {
-    host: String,
-    release: String,
-}
-
-impl Rustc {
-    fn find(folder: &Path) -> Result<Self, Failure> {
-        let version = Tool::new("rustc", folder).args(["-vV"]).output()?;
-        let line = |prefix: &str| {
-            version.lines().find_map(|line| line.strip_prefix(prefix)).map(str::to_owned).ok_or_else(|| {
-                Failure::new(Kind::Failed, format_args!("rustc -vV does not say its {prefix}"))
-            })
-        };
-        Ok(Self { host: line("host: ")?, release: line("release: ")? })
-    }
-}
-
-/// `cargo metadata` in a folder, or of one manifest.
-///
-/// # Errors
-/// When cargo is missing or refuses.
-pub fn cargo_metadata(folder: &Path, manifest: Option<&Path>) -> Result<String, Failure> {
-    // Without the filter cargo would fetch what other platforms need.
-    let host = Rustc::find(folder)?.host;
-    let cargo =
-        Tool::new("cargo", folder).args(["metadata", "--format-version", "1", "--filter-platform", &host]);
-    match manifest {
-        Some(path) => cargo.args(["--manifest-path".as_ref(), path.as_os_str()]).output(),
-        None => cargo.output(),
-    }
+    Ok(Target { platform: found, triple })
 }
 
 /// The time of the last commit in Unix seconds; none outside a repository.

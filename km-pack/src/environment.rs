@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use km_cli::Settings;
 
+use crate::store::CloudSettings;
+
 /// `KM_PACK_CONFORMANCE_HOST`: set by `km-pack test` for the host that it starts to kill it; the
 /// plugin's path.
 pub(crate) const CONFORMANCE_HOST: &str = "KM_PACK_CONFORMANCE_HOST";
@@ -26,6 +28,8 @@ pub struct Environment {
     /// `KM_DATABASE`: where the customers are, when `--database` does not say it. It may hold a password,
     /// which then stands in no process list.
     pub database: Option<String>,
+    /// `AWS_…`, `GOOGLE_…`, `AZURE_…`: credentials and endpoint of an object store.
+    pub cloud: CloudSettings,
     /// The current folder, for relative paths and for finding the workspace.
     pub current_dir: PathBuf,
 }
@@ -43,6 +47,10 @@ impl Environment {
             cargo_home: path("CARGO_HOME").or_else(|| Some(path("HOME")?.join(".cargo"))),
             rust_flags: text("CARGO_ENCODED_RUSTFLAGS").or_else(flags),
             database: text("KM_DATABASE"),
+            cloud: CloudSettings::of(
+                env::vars_os()
+                    .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+            ),
             current_dir: env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
         }
     }

@@ -1,11 +1,14 @@
-//! Describing: the archive of the stamped binary, compressed, and the manifest that says so.
+//! Describing: the frames of one customer's package, and the manifest that says so.
 
-use km_package::archive::{self, ArchiveFile, BLOCK};
-use km_package::digest::Digest;
+use km_package::archive;
 use km_package::failure::{Failure, Kind};
-use km_package::manifest::{Build, FileEntry, Frame, Manifest, Payload, Plugin, Protocol, Target, Time};
+use km_package::manifest::{Build, FileEntry, Manifest, Payload, Plugin, Protocol};
 
+use crate::release::{Contents, SharedFrame, unable};
 use crate::stamp::Stamped;
+
+/// zstd's level for the slot: 4 KiB, mostly zeros.
+const SLOT_LEVEL: i32 = 3;
 
 /// A package that nobody has signed.
 #[derive(Debug)]
@@ -13,81 +16,63 @@ pub struct Unsigned {
     /// The manifest.
     pub manifest: Manifest,
     /// The compressed frames it describes.
-    pub frames: Vec<Vec<u8>>,
+    pub frames: Vec<SharedFrame>,
 }
 
 impl Stamped {
-    /// Archives and compresses the binary, and writes the manifest.
+    /// Compresses the slot and writes the manifest.
     ///
     /// # Errors
-    /// When the source cannot be read for its digest, or memory runs out.
-    pub fn describe(self, created: Time, sequence: u64, level: i32) -> Result<Unsigned, Failure> {
-        let failed = |e: std::io::Error| Failure::new(Kind::Local, format_args!("cannot archive: {e}"));
-        let Self { source, compiler, customer, binary, base_sha256, slot } = self;
-        let executable = source.name.executable();
-        let file = ArchiveFile { path: &executable, bytes: &binary, executable: true };
-        let tar = archive::write(&[file], created).map_err(failed)?;
-
-        // The slot gets a frame of its own: what lies before and after it is one for all customers.
-        let cuts = match slot {
-            Some(slot) => vec![BLOCK + slot.offset as usize, BLOCK + (slot.offset + slot.size) as usize],
-            None => Vec::new(),
+    /// When memory runs out.
+    pub fn describe(self) -> Result<Unsigned, Failure> {
+        let Self { release, customer, slot } = self;
+        let (frames, identity, tar_sha256, file_sha256) = match (&release.contents, slot) {
+            (Contents::Whole { frame, tar_sha256 }, None) => {
+                (vec![frame.clone()], None, *tar_sha256, release.base_sha256)
+            }
+            (Contents::Slotted(archive), Some(slot)) => {
+                let own = archive::compress(&slot[..], SLOT_LEVEL).map_err(unable)?;
+                let (tar, file) = archive.digests(&slot);
+                let frames = vec![archive.before.clone(), SharedFrame::of(own.into()), archive.after.clone()];
+                (frames, Some(archive.slot), tar, file)
+            }
+            _ => return Err(Failure::new(Kind::Failed, "the slot and its archive do not belong together")),
         };
-        let frames: Vec<Vec<u8>> = pieces(&tar, &cuts)
-            .into_iter()
-            .map(|piece| archive::compress(piece, level))
-            .collect::<Result<_, _>>()
-            .map_err(failed)?;
-        let entry = |frame: &Vec<u8>| Frame { size: frame.len() as u64, sha256: Digest::of(frame) };
+        let about = &release.about;
         let payload = Payload {
-            size: frames.iter().map(|frame| frame.len() as u64).sum(),
-            tar_size: tar.len() as u64,
-            tar_sha256: Digest::of(&tar),
-            frames: frames.iter().map(entry).collect(),
+            size: frames.iter().map(|shared| shared.frame.size).sum(),
+            tar_size: release.tar_size,
+            tar_sha256,
+            frames: frames.iter().map(|shared| shared.frame).collect(),
         };
-        let source_sha256 = Some(source.digest()?);
         let manifest = Manifest::new(
             Plugin {
-                name: source.name,
-                version: source.version,
-                sequence,
-                description: source.description,
-                required_tier: source.required_tier,
+                name: about.name.clone(),
+                version: about.version.clone(),
+                sequence: release.sequence,
+                description: about.description.clone(),
+                required_tier: about.required_tier,
                 expires: None,
             },
             customer,
-            Target { platform: compiler.platform, triple: compiler.triple },
-            Protocol { versions: km_proto::PROTOCOL_VERSIONS.to_vec() },
-            Build { created, source_sha256, base_sha256, toolchain: Some(compiler.toolchain) },
-            slot,
-            source.permissions,
+            release.target.clone(),
+            Protocol { versions: about.protocols.clone() },
+            Build {
+                created: release.created,
+                source_sha256: release.source_sha256,
+                base_sha256: release.base_sha256,
+                toolchain: release.toolchain.clone(),
+            },
+            identity,
+            about.permissions.clone(),
             payload,
             vec![FileEntry {
-                path: executable,
-                size: binary.len() as u64,
-                sha256: Digest::of(&binary),
+                path: about.name.executable(),
+                size: release.file_size,
+                sha256: file_sha256,
                 executable: true,
             }],
         );
         Ok(Unsigned { manifest, frames })
-    }
-}
-
-/// Cuts bytes at ascending places, leaving out empty pieces.
-fn pieces<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
-    let starts = std::iter::once(0).chain(cuts.iter().copied());
-    let ends = cuts.iter().copied().chain([bytes.len()]);
-    starts.zip(ends).map(|(start, end)| &bytes[start..end]).filter(|piece| !piece.is_empty()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_join_to_the_whole() {
-        assert_eq!(pieces(b"abcdef", &[2, 4]), [b"ab", b"cd", b"ef"]);
-        assert_eq!(pieces(b"abcdef", &[0, 6]), [b"abcdef"]);
-        assert_eq!(pieces(b"abcdef", &[]), [b"abcdef"]);
     }
 }

@@ -1,39 +1,62 @@
 //! What is to be built, decided before anything is touched.
 
+mod customer_list;
+
 use std::path::PathBuf;
 
 use km_package::failure::{Failure, Kind};
-use km_package::identity::api_key_digest;
-use km_package::manifest::{Customer, Time};
-use km_package::name::CustomerId;
+use km_package::manifest::{Customer, Permissions, Time};
+use km_package::name::PluginName;
 use km_package::tier::Tier;
 
 use crate::compile::{Compiler, Profile};
 use crate::environment::Environment;
+use crate::release::ReleaseOptions;
 use crate::sign::SigningKey;
-use crate::source::SourceTree;
+use crate::source::{About, CargoPackage, PrebuiltBinary, SourceTree};
+pub use customer_list::read_customers;
+
+/// zstd level for packages that customers get; and for trying things.
+const RELEASE_LEVEL: i32 = 19;
+const DEBUG_LEVEL: i32 = 3;
 
 /// What a release engineer asked for.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Name or path of the plugin.
-    pub plugin: String,
-    /// For whom.
-    pub customer: CustomerId,
-    /// At which tier.
-    pub tier: Tier,
-    /// The customer's API key, if its digest is to be stamped.
-    pub api_key: Option<String>,
-    /// The target triple; the machine's own without one.
-    pub target: Option<String>,
+    /// Which plugin.
+    pub plugin: Wanted,
+    /// For whom; each id once.
+    pub customers: Vec<Customer>,
+    /// The target triples; the machine's own without one.
+    pub targets: Vec<String>,
     /// Overrides the sequence of the source.
     pub sequence: Option<u64>,
     /// The signing key's file.
     pub key: Option<PathBuf>,
-    /// Where the package goes.
-    pub out: PathBuf,
     /// Compile without optimization.
     pub debug: bool,
+}
+
+/// How a plugin was named.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// By name or path of its source.
+    Source(String),
+    /// As an executable file, with what its source would say.
+    Binary {
+        /// Where it lies.
+        path: PathBuf,
+        /// Its name.
+        name: PluginName,
+        /// Its version.
+        version: semver::Version,
+        /// The tier that it needs.
+        required_tier: Tier,
+        /// One line.
+        description: String,
+        /// Protocol versions that it speaks.
+        protocols: Vec<u32>,
+    },
 }
 
 /// Everything a build needs, checked.
@@ -41,18 +64,14 @@ pub struct Request {
 pub struct Plan {
     /// What is compiled.
     pub source: SourceTree,
-    /// How.
-    pub compiler: Compiler,
+    /// How, for each target.
+    pub compilers: Vec<Compiler>,
     /// For whom.
-    pub customer: Customer,
+    pub customers: Vec<Customer>,
     /// With which key it is signed.
     pub key: SigningKey,
-    /// The time that goes into manifest and archive.
-    pub created: Time,
-    /// What rollback is judged by.
-    pub sequence: u64,
-    /// Where the package goes.
-    pub out: PathBuf,
+    /// Time, sequence and compression of the release.
+    pub options: ReleaseOptions,
 }
 
 impl Plan {
@@ -62,9 +81,14 @@ impl Plan {
     /// Whatever is missing or wrong, before anything was compiled or written.
     pub fn gather(request: Request, environment: &Environment) -> Result<Self, Failure> {
         let key = SigningKey::load(request.key.as_deref(), environment)?;
-        let source = SourceTree::find(&request.plugin, environment)?;
+        let source = find(request.plugin, environment)?;
         let profile = if request.debug { Profile::Debug } else { Profile::Release };
-        let compiler = Compiler::find(&source, request.target, profile, environment)?;
+        let compiler = |target| Compiler::find(&source, target, profile, environment);
+        let compilers = if request.targets.is_empty() {
+            vec![compiler(None)?]
+        } else {
+            request.targets.into_iter().map(|target| compiler(Some(target))).collect::<Result<_, _>>()?
+        };
         let created = match &environment.source_date_epoch {
             Some(epoch) => epoch.parse().ok().and_then(Time::from_unix).ok_or_else(|| {
                 Failure::new(
@@ -74,18 +98,32 @@ impl Plan {
             })?,
             None => source.last_changed()?,
         };
+        let sequence = request.sequence.or(source.about().sequence).unwrap_or(created.unix());
+        let level = if request.debug { DEBUG_LEVEL } else { RELEASE_LEVEL };
         Ok(Self {
-            sequence: request.sequence.or(source.sequence).unwrap_or(created.unix()),
-            customer: Customer {
-                id: request.customer,
-                tier: request.tier,
-                api_key_sha256: request.api_key.as_deref().map(api_key_digest),
-            },
-            out: request.out,
+            customers: request.customers,
+            options: ReleaseOptions { created, sequence, level },
             source,
-            compiler,
+            compilers,
             key,
-            created,
         })
+    }
+
+    /// Customers whose tier does not reach what the plugin needs.
+    pub fn below_required_tier(&self) -> impl Iterator<Item = &Customer> {
+        let required = self.source.about().required_tier;
+        self.customers.iter().filter(move |customer| customer.tier < required)
+    }
+}
+
+fn find(plugin: Wanted, environment: &Environment) -> Result<SourceTree, Failure> {
+    match plugin {
+        Wanted::Source(plugin) => CargoPackage::find(&plugin, environment).map(SourceTree::Cargo),
+        Wanted::Binary { path, name, version, required_tier, description, protocols } => {
+            let permissions = Permissions::default();
+            let about =
+                About { name, version, description, required_tier, sequence: None, permissions, protocols };
+            PrebuiltBinary::find(&path, about, environment).map(SourceTree::Binary)
+        }
     }
 }

@@ -17,11 +17,13 @@ use zeroize::Zeroizing;
 
 use crate::environment::Environment;
 use crate::manifest::Unsigned;
+use crate::release::SharedFrame;
 
 /// Where a signing key is looked for when none is named.
 const DEFAULT_KEY: &str = "keys/release.key.pem";
 
 /// An ed25519 release key that can sign. Its bytes are wiped when it is dropped.
+#[derive(Clone)]
 pub struct SigningKey {
     key: ed25519_dalek::SigningKey,
     public: PublicKey,
@@ -159,7 +161,14 @@ pub struct Signed {
     /// Its exact bytes and the signatures over them.
     pub head: Head,
     /// The compressed frames.
-    pub frames: Vec<Vec<u8>>,
+    pub frames: Vec<SharedFrame>,
+}
+
+impl Signed {
+    /// The compressed frames, one after the other.
+    pub(crate) fn frame_bytes(&self) -> Vec<Vec<u8>> {
+        self.frames.iter().map(|shared| shared.bytes.to_vec()).collect()
+    }
 }
 
 impl Unsigned {

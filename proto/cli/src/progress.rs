@@ -26,6 +26,17 @@ impl Progress {
         self.0.set_message(text.into());
     }
 
+    /// A bar over so many things, which [`advance`](Self::advance)s.
+    pub fn counting(&self, total: u64, text: impl Into<String>) {
+        self.0.set_style(
+            ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {per_sec} {eta}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        self.0.set_length(total);
+        self.0.set_position(0);
+        self.0.set_message(text.into());
+    }
+
     /// A bar over so many bytes, wrapped around a reader.
     pub fn reading<R: std::io::Read>(
         &self,
@@ -33,13 +44,28 @@ impl Progress {
         total: u64,
         text: impl Into<String>,
     ) -> impl std::io::Read {
+        self.bytes(total, text);
+        self.0.wrap_read(from)
+    }
+
+    /// A bar over so many bytes, moved with [`advance`](Self::advance).
+    pub fn bytes(&self, total: u64, text: impl Into<String>) {
         self.0.set_style(
             ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
         self.0.set_length(total);
         self.0.set_message(text.into());
-        self.0.wrap_read(from)
+    }
+
+    /// So many more of what the bar is over.
+    pub fn advance(&self, by: u64) {
+        self.0.inc(by);
+    }
+
+    /// So many bytes were for nothing.
+    pub fn retreat(&self, bytes: u64) {
+        self.0.dec(bytes);
     }
 }
 

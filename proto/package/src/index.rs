@@ -62,6 +62,8 @@ pub struct IndexEntry {
     pub required_tier: Tier,
     /// The tier stamped into it.
     pub tier: Tier,
+    /// The executable without its identity: one for all customers of a build.
+    pub base_sha256: Digest,
     /// Digest of the manifest's text; its first 12 digits are in the package's file name.
     pub manifest_sha256: Digest,
     /// Digest of the package's head (manifest and signatures in their frames): the name of the object
@@ -84,6 +86,7 @@ impl IndexEntry {
             platform: manifest.target.platform.clone(),
             required_tier: manifest.plugin.required_tier,
             tier: manifest.customer.tier,
+            base_sha256: manifest.build.base_sha256,
             manifest_sha256: Digest::of(&head.manifest),
             head_sha256: Digest::of(&bytes),
             head_size: bytes.len() as u64,
@@ -189,6 +192,7 @@ impl Index {
             writeln!(out, "platform = {}", quote(platform.as_str()))?;
             writeln!(out, "required_tier = {}", quote(required_tier.as_str()))?;
             writeln!(out, "tier = {}", quote(tier.as_str()))?;
+            writeln!(out, "base_sha256 = \"{}\"", entry.base_sha256)?;
             writeln!(out, "manifest_sha256 = \"{}\"", entry.manifest_sha256)?;
             writeln!(out, "head_sha256 = \"{}\"", entry.head_sha256)?;
             writeln!(out, "head_size = {}", entry.head_size)?;
@@ -415,6 +419,7 @@ mod tests {
             platform: platform.parse().unwrap(),
             required_tier: Tier::Pro,
             tier: Tier::Enterprise,
+            base_sha256: Digest::of(b"base"),
             manifest_sha256: Digest::of(b"manifest"),
             head_sha256: Digest::of(b"head"),
             head_size: 1500,

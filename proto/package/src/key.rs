@@ -137,6 +137,12 @@ impl TrustedKeys {
     }
 }
 
+impl Extend<PublicKey> for TrustedKeys {
+    fn extend<I: IntoIterator<Item = PublicKey>>(&mut self, keys: I) {
+        self.0.extend(keys);
+    }
+}
+
 impl FromIterator<PublicKey> for TrustedKeys {
     fn from_iter<I: IntoIterator<Item = PublicKey>>(keys: I) -> Self {
         Self(keys.into_iter().collect())

@@ -1,0 +1,200 @@
+//! Indexes in a store: read as they are, replaced only if nobody else did meanwhile.
+//!
+//! Text and signatures are two objects, and whoever reads them may come between any two steps. So the
+//! signatures of a new text are there before it, beside those of the old one; once the new text is there
+//! the old ones go. A crash leaves a pair that holds.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use km_package::failure::{Failure, Kind};
+use km_package::index::UntrustedIndex;
+use km_package::name::CustomerId;
+use km_package::signature::{Signature, SignatureBlock};
+use object_store::path::Path;
+use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, UpdateVersion};
+
+use super::Store;
+
+/// Most signatures that wait beside each other: one for each publisher that was interrupted. Of more, the
+/// oldest go.
+const MAX_WAITING: usize = 40;
+
+/// A customer's index as it lies in the store, perhaps not yet there.
+#[derive(Debug, Clone)]
+pub struct StoredIndex {
+    customer: CustomerId,
+    text: Option<Stored>,
+    signatures: Option<Stored>,
+}
+
+#[derive(Debug, Clone)]
+struct Stored {
+    bytes: Bytes,
+    version: UpdateVersion,
+}
+
+/// What became of an attempt to replace an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replaced {
+    /// It is there.
+    Done,
+    /// Somebody else was faster: read it again.
+    Lost,
+}
+
+impl StoredIndex {
+    /// The index, not believed; none where the customer has none.
+    pub fn document(&self) -> Option<UntrustedIndex> {
+        let text = self.text.as_ref()?.bytes.to_vec();
+        let signatures = self.signatures.as_ref().map(|stored| stored.bytes.to_vec()).unwrap_or_default();
+        Some(UntrustedIndex { text, signatures })
+    }
+}
+
+impl Store {
+    /// The index of a customer.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn index(&self, customer: &CustomerId) -> Result<StoredIndex, Failure> {
+        // In the order in which a reader has the best chance of a pair that holds.
+        let text = self.stored(&self.index_path(customer, "toml")).await?;
+        let signatures = self.stored(&self.index_path(customer, "sig")).await?;
+        Ok(StoredIndex { customer: customer.clone(), text, signatures })
+    }
+
+    /// Everybody who has an index, in no order.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn customers(&self) -> Result<Vec<CustomerId>, Failure> {
+        let folder = self.path(["index"]);
+        let listed = self.objects.list(Some(&folder)).try_collect::<Vec<_>>().await;
+        let listed = listed.map_err(|e| self.trouble("list", &folder, e))?;
+        let customer = |path: &Path| path.filename()?.strip_suffix(".toml")?.parse().ok();
+        Ok(listed.iter().filter_map(|object| customer(&object.location)).collect())
+    }
+
+    /// Puts a new index in the place of the one that was read.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn replace_index(
+        &self,
+        before: &StoredIndex,
+        new: &UntrustedIndex,
+        signature: Signature,
+    ) -> Result<Replaced, Failure> {
+        let (text_path, signatures_path) =
+            (self.index_path(&before.customer, "toml"), self.index_path(&before.customer, "sig"));
+
+        let both = joined(before, signature);
+        let waits = both.signatures().len() > 1;
+        let Some(staged) = self
+            .put_if_unchanged(&signatures_path, both.to_bytes().into(), before.signatures.as_ref())
+            .await?
+        else {
+            return Ok(Replaced::Lost);
+        };
+        let text = Bytes::from(new.text.clone());
+        if self.put_if_unchanged(&text_path, text, before.text.as_ref()).await?.is_none() {
+            return Ok(Replaced::Lost);
+        }
+        if waits {
+            // Not if somebody has added theirs: then they tidy.
+            self.put_if_unchanged(&signatures_path, new.signatures.clone().into(), Some(&staged)).await?;
+        }
+        Ok(Replaced::Done)
+    }
+
+    fn index_path(&self, customer: &CustomerId, extension: &str) -> Path {
+        self.path(["index", &format!("{customer}.{extension}")])
+    }
+
+    async fn stored(&self, path: &Path) -> Result<Option<Stored>, Failure> {
+        let read = async {
+            let found = self.objects.get(path).await?;
+            let version =
+                UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+            Ok(Stored { bytes: found.bytes().await?, version })
+        };
+        match read.await {
+            // What a power cut can leave of a file that was new.
+            Ok(Stored { bytes, .. }) if bytes.is_empty() && self.folder.is_some() => Ok(None),
+            Ok(stored) => Ok(Some(stored)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(self.trouble("read", path, e)),
+        }
+    }
+
+    /// None if the object is not the one that was read.
+    async fn put_if_unchanged(
+        &self,
+        path: &Path,
+        bytes: Bytes,
+        before: Option<&Stored>,
+    ) -> Result<Option<Stored>, Failure> {
+        if let Some(folder) = &self.folder {
+            return self.swap_file(folder.join(path.as_ref()), bytes, before).await;
+        }
+        let mode = before.map_or(PutMode::Create, |stored| PutMode::Update(stored.version.clone()));
+        match self.objects.put_opts(path, bytes.clone().into(), mode.into()).await {
+            Ok(put) => Ok(Some(Stored { bytes, version: put.into() })),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(None)
+            }
+            Err(e) => Err(self.trouble("write", path, e)),
+        }
+    }
+
+    /// In a folder the condition is judged under a lock.
+    async fn swap_file(
+        &self,
+        path: PathBuf,
+        bytes: Bytes,
+        before: Option<&Stored>,
+    ) -> Result<Option<Stored>, Failure> {
+        let before = before.map(|stored| stored.bytes.clone());
+        let swap = move || {
+            let swapped = swap_under_lock(&path, &bytes, before.as_deref());
+            let stored = || Stored { bytes, version: UpdateVersion { e_tag: None, version: None } };
+            swapped.map(|done| done.then(stored)).map_err(|e| Failure::file("write", &path, &e))
+        };
+        tokio::task::spawn_blocking(swap).await.map_err(|e| Failure::new(Kind::Failed, e))?
+    }
+}
+
+fn swap_under_lock(path: &std::path::Path, bytes: &[u8], before: Option<&[u8]>) -> std::io::Result<bool> {
+    let folder = path.parent().unwrap_or(std::path::Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let lock = std::fs::File::open(folder)?;
+    lock.lock()?;
+    let current = match std::fs::read(path) {
+        Ok(bytes) => Some(bytes).filter(|bytes| !bytes.is_empty()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    if current.as_deref() != before {
+        return Ok(false);
+    }
+    let mut file = tempfile::Builder::new().prefix(".km-pack-").tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    crate::archive::readable_by_all(file.as_file())?;
+    file.persist(path)?;
+    Ok(true)
+}
+
+/// The signatures that are there, and one more.
+fn joined(before: &StoredIndex, signature: Signature) -> SignatureBlock {
+    let there = before.signatures.as_ref().and_then(|stored| SignatureBlock::parse(&stored.bytes).ok());
+    let mut all = match (&before.text, there) {
+        (Some(_), Some(block)) => block.signatures().to_vec(),
+        _ => Vec::new(),
+    };
+    all.drain(..all.len().saturating_sub(MAX_WAITING));
+    all.push(signature);
+    SignatureBlock::new(all)
+}
