@@ -35,23 +35,32 @@ impl Signed {
     /// Trouble with the folder.
     pub fn write(self, folder: &Path) -> Result<PackageFile, Failure> {
         let path = folder.join(self.file_name());
-        let mut hasher = Hasher::default();
-        let mut write = || {
-            std::fs::create_dir_all(folder)?;
-            let mut file = tempfile::Builder::new().prefix(".km-pack-").tempfile_in(folder)?;
-            let frames = self.frames.iter().map(|shared| shared.bytes.clone());
-            for piece in std::iter::once(self.head.to_bytes().into()).chain(frames) {
-                hasher.update(&piece);
-                file.write_all(&piece)?;
-            }
-            readable_by_all(file.as_file())?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            std::fs::File::open(folder)?.sync_all()
-        };
-        write().map_err(|e| Failure::file("write", &path, &e))?;
-        Ok(PackageFile { path, sha256: hasher.finish(), manifest: self.manifest })
+        let head = self.head.to_bytes();
+        let frames = self.frames.iter().map(|shared| &shared.bytes[..]);
+        let pieces: Vec<&[u8]> = std::iter::once(&head[..]).chain(frames).collect();
+        let sha256 = write_file(&path, &pieces)?;
+        Ok(PackageFile { path, sha256, manifest: self.manifest })
     }
+}
+
+/// Writes a file in pieces, with its folders; it appears whole or not at all. Gives its digest.
+pub(crate) fn write_file(path: &Path, pieces: &[&[u8]]) -> Result<Digest, Failure> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut hasher = Hasher::default();
+    let mut write = || {
+        std::fs::create_dir_all(folder)?;
+        let mut file = tempfile::Builder::new().prefix(".km-pack-").tempfile_in(folder)?;
+        for piece in pieces {
+            hasher.update(piece);
+            file.write_all(piece)?;
+        }
+        readable_by_all(file.as_file())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        std::fs::File::open(folder)?.sync_all()
+    };
+    write().map_err(|e| Failure::file("write", path, &e))?;
+    Ok(hasher.finish())
 }
 
 /// Temporary files are made for their owner alone; packages are for everybody.

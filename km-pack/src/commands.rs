@@ -2,12 +2,15 @@
 
 mod build;
 mod customers;
+mod fetch;
 mod inspect;
 mod keygen;
 mod publish;
+mod restamp;
 mod serve;
 mod test;
 mod verify;
+mod withdraw;
 
 use std::io::Read as _;
 use std::path::Path;
@@ -42,6 +45,9 @@ enum Command {
     Keygen(keygen::Keygen),
     Build(Box<build::Build>),
     Publish(publish::Publish),
+    Restamp(restamp::Restamp),
+    Withdraw(withdraw::Withdraw),
+    Fetch(fetch::Fetch),
     Verify(verify::Verify),
     Inspect(inspect::Inspect),
     Test(test::Test),
@@ -81,6 +87,9 @@ fn run(args: &KmPack, output: &Output) -> Result<ExitCode, Failure> {
         Command::Keygen(command) => command.run(&environment, output),
         Command::Build(command) => command.run(&environment, output),
         Command::Publish(command) => command.run(&environment, output),
+        Command::Restamp(command) => command.run(&environment, output),
+        Command::Withdraw(command) => command.run(&environment, output),
+        Command::Fetch(command) => command.run(&environment, output),
         Command::Verify(command) => command.run(&environment, output),
         Command::Inspect(command) => command.run(&environment, output),
         Command::Test(command) => return command.run(&environment, output),

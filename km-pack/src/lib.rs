@@ -30,6 +30,7 @@ pub mod manifest;
 pub mod plan;
 pub mod publish;
 pub mod release;
+pub mod restamp;
 pub mod serve;
 pub mod sign;
 pub mod source;

@@ -106,6 +106,21 @@ impl Publisher {
         &self.trusted
     }
 
+    /// The time that indexes are signed at.
+    pub fn now(&self) -> Time {
+        self.options.now
+    }
+
+    /// The index of a customer, if they have one that a trusted key signed.
+    ///
+    /// # Errors
+    /// When nobody who is trusted signed it (exit 3), or the store fails.
+    pub async fn index(&self, customer: &CustomerId) -> Result<Option<Index>, Failure> {
+        let document = self.store.index(customer).await?.document();
+        let believed = document.map(|document| self.believe(customer, document)).transpose()?;
+        Ok(believed.map(|verified| verified.index().clone()))
+    }
+
     /// Puts a package into the store.
     ///
     /// # Errors

@@ -4,6 +4,8 @@
 //! the digests over the whole, the state at the slot is kept, so that a customer costs the bytes from
 //! the slot on.
 
+mod restored;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use km_package::manifest::{Frame, Slot, Target, Time};
 use crate::compile::Compiled;
 use crate::sign::SigningKey;
 use crate::source::About;
+pub use restored::InMemory;
 
 /// Everything that the packages of all customers have in common.
 #[derive(Debug)]

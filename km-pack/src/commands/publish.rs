@@ -13,10 +13,10 @@ use km_package::key::TrustedKeys;
 use km_package::manifest::Time;
 use km_package::name::{CustomerId, PluginName};
 use km_package::tier::Tier;
-use km_package::verify::{Discard, UntrustedPackage, verify};
+use km_package::verify::{Context, Discard, UntrustedPackage, verify};
 use serde::Serialize;
 
-use super::verify::{accepting, trusted_keys};
+use super::verify::trusted_keys;
 use crate::environment::Environment;
 use crate::publish::{Change, IndexUpdate, PublishOptions, Published, Publisher, additions};
 use crate::release::SharedFrame;
@@ -164,7 +164,14 @@ impl Publish {
 
 async fn renew(publisher: &Arc<Publisher>) -> Result<Document, Failure> {
     let customers = publisher.store().customers().await?;
-    let changes = customers.into_iter().map(|customer| (customer, Change::Renew));
+    change(publisher, customers.into_iter().map(|customer| (customer, Change::Renew))).await
+}
+
+/// Changes indexes alone.
+pub(super) async fn change(
+    publisher: &Arc<Publisher>,
+    changes: impl Iterator<Item = (CustomerId, Change)>,
+) -> Result<Document, Failure> {
     let updates = publisher.change_all(changes).await;
     publisher.store().sync().await?;
     Ok(Document::of(publisher, Vec::new(), updates))
@@ -183,7 +190,7 @@ pub(super) async fn finish(
     Ok(Document::of(publisher, packages, updates))
 }
 
-/// A package as a file has it, by every rule; for whatever platform, customer and time it is.
+/// A package as a file has it, by every rule but those that are the recipient's.
 fn read(path: &Path, publisher: &Publisher, output: &Output) -> Result<Signed, Failure> {
     let (mut file, length) = super::open_package(path)?;
     let (manifest, _) = UntrustedPackage::open(&mut file, Discard)?.peek()?;
@@ -194,7 +201,8 @@ fn read(path: &Path, publisher: &Publisher, output: &Output) -> Result<Signed, F
         .map_err(|e| Failure::file("read", path, &e))?;
     let bytes = Bytes::from(bytes);
     let package = UntrustedPackage::open(&bytes[..], Discard)?;
-    let verified = verify(package, publisher.trusted(), &accepting(&manifest.target.platform)?)?;
+    let context = Context::passing_on(manifest.target.platform, publisher.now());
+    let verified = verify(package, publisher.trusted(), &context)?;
     let mut at = verified.head().to_bytes().len();
     let mut frames = Vec::new();
     for frame in &verified.manifest().payload.frames {

@@ -78,12 +78,6 @@ pub(super) fn context(platform: Option<&Platform>) -> Result<Context<'static>, F
         Some(platform) => platform.clone(),
         None => Platform::current().map_err(|e| Failure::new(Kind::Failed, e))?,
     };
-    accepting(&platform)
-}
-
-/// The time now, and this platform: whoever a package is for.
-pub(super) fn accepting(platform: &Platform) -> Result<Context<'static>, Failure> {
-    let platform = platform.clone();
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let now = Time::from_unix(seconds)
         .ok_or_else(|| Failure::new(Kind::Failed, "this machine's clock is after the year 2242"))?;

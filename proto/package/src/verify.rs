@@ -40,7 +40,15 @@ pub struct Context<'a> {
     pub protocols: Vec<u32>,
 }
 
-/// Why a package is judged. Rollback and expiry stop an installation, not what is installed.
+impl Context<'static> {
+    /// For whoever passes packages of this platform on.
+    pub fn passing_on(platform: Platform, now: Time) -> Self {
+        Self { purpose: Purpose::PassOn { now }, customer: None, platform, protocols: Vec::new() }
+    }
+}
+
+/// Why a package is judged. Rollback and expiry stop an installation, not what is installed; what is the
+/// recipient's to judge (V6 to V10) does not stop whoever passes it on.
 #[derive(Clone, Copy)]
 pub enum Purpose<'a> {
     /// To install it.
@@ -52,6 +60,11 @@ pub enum Purpose<'a> {
     },
     /// To list or run what is installed.
     Run,
+    /// To publish it, or to stamp others like it.
+    PassOn {
+        /// The time.
+        now: Time,
+    },
 }
 
 impl fmt::Debug for Purpose<'_> {
@@ -59,6 +72,7 @@ impl fmt::Debug for Purpose<'_> {
         f.write_str(match self {
             Self::Install { .. } => "Install",
             Self::Run => "Run",
+            Self::PassOn { .. } => "PassOn",
         })
     }
 }
@@ -226,6 +240,9 @@ fn parse(head: &Head) -> Result<Manifest, PackageError> {
 }
 
 fn judge_recipient(manifest: &Manifest, context: &Context<'_>) -> Result<(), PackageError> {
+    if matches!(context.purpose, Purpose::PassOn { .. }) {
+        return Ok(());
+    }
     // V6: customer.
     let made_for = &manifest.customer.id;
     if let Some(customer) = &context.customer
@@ -255,9 +272,15 @@ fn judge_recipient(manifest: &Manifest, context: &Context<'_>) -> Result<(), Pac
 }
 
 fn judge_installation(manifest: &Manifest, purpose: Purpose<'_>) -> Result<(), PackageError> {
-    let Purpose::Install { now, highest_sequence } = purpose else { return Ok(()) };
-    // V10: rollback.
-    check_rollback(manifest, highest_sequence(&manifest.plugin.name, &manifest.customer.id))?;
+    let now = match purpose {
+        Purpose::Run => return Ok(()),
+        Purpose::PassOn { now } => now,
+        Purpose::Install { now, highest_sequence } => {
+            // V10: rollback.
+            check_rollback(manifest, highest_sequence(&manifest.plugin.name, &manifest.customer.id))?;
+            now
+        }
+    };
     // V11: expiry.
     match manifest.plugin.expires {
         Some(expires) if expires <= now => {
