@@ -4,10 +4,14 @@ mod allow;
 mod auth;
 mod doctor;
 mod init;
+mod inspect;
 mod install;
 mod list;
+mod lock;
 mod monitor;
+mod refresh;
 mod remove;
+mod rollback;
 mod status;
 mod trust;
 mod version;
@@ -46,7 +50,7 @@ enum Command {
     #[command(subcommand, arg_required_else_help = true)]
     Auth(auth::Auth),
     Monitor(monitor::Monitor),
-    /// Install, list and remove plugins
+    /// Install, refresh, list, inspect, roll back and remove plugins
     #[command(subcommand, arg_required_else_help = true)]
     Plugins(Plugins),
     /// The release keys that this machine trusts
@@ -66,9 +70,13 @@ enum Command {
 #[command(after_help = "Example:\n  km plugins list")]
 enum Plugins {
     Install(install::Install),
+    Refresh(refresh::Refresh),
     List(list::List),
     Status(status::Status),
     Remove(remove::Remove),
+    Rollback(rollback::Rollback),
+    Inspect(inspect::Inspect),
+    Lock(lock::Lock),
     Allow(allow::Allow),
 }
 
@@ -87,17 +95,21 @@ fn run(args: &Km, output: &Output) -> Result<ExitCode, Failure> {
     let environment = Environment::read();
     let done = |()| ExitCode::SUCCESS;
     match &args.command {
-        Command::Init(command) => command.run(&Local::open(environment)?, output).map(done),
+        Command::Init(command) => command.run(&Local::open(environment)?, output),
         Command::Auth(command) => command.run(&Local::open(environment)?, output).map(done),
         Command::Doctor(command) => command.run(environment, output),
         Command::Monitor(command) => command.run(environment, output),
         Command::Plugins(plugins) => {
             let local = Local::open(environment)?;
             match plugins {
-                Plugins::Install(command) => command.run(&local, output),
+                Plugins::Install(command) => return command.run(&local, output),
+                Plugins::Refresh(command) => return command.run(&local, output),
                 Plugins::List(command) => command.run(&local, output),
                 Plugins::Status(command) => command.run(&local, output),
                 Plugins::Remove(command) => command.run(&local, output),
+                Plugins::Rollback(command) => command.run(&local, output),
+                Plugins::Inspect(command) => command.run(&local, output),
+                Plugins::Lock(command) => command.run(&local, output),
                 Plugins::Allow(command) => command.run(&local, output),
             }
             .map(done)

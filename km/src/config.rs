@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use toml_edit::{DocumentMut, value};
 use zeroize::Zeroizing;
 
+use crate::api::Endpoint;
 use crate::environment::Secret;
 use crate::paths::{self, Home};
 use crate::store::FolderLock;
@@ -20,6 +21,11 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// What it may be set to: a revoked key must be noticed, and a server must not be flooded.
 const REFRESH_INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(10 * 60);
+/// How long a download may be too slow.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// What it may be set to.
+const STALL_TIMEOUTS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(5 * 60);
 
 /// What is configured. Keys of other versions of `km` are left alone.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -36,8 +42,14 @@ pub(crate) struct Config {
     #[serde(default)]
     pub(crate) api_certificates: Option<PathBuf>,
     /// How often a plugin's access is renewed, as `5m`.
-    #[serde(default, deserialize_with = "interval")]
+    #[serde(default, deserialize_with = "refresh_interval")]
     refresh_interval: Option<Duration>,
+    /// Base URLs of published stores on any file server.
+    #[serde(default, deserialize_with = "mirrors")]
+    pub(crate) mirrors: Vec<Endpoint>,
+    /// How long a download may be too slow, as `10s`.
+    #[serde(default, deserialize_with = "stall_timeout")]
+    stall_timeout: Option<Duration>,
 }
 
 /// A text that is a secret.
@@ -51,15 +63,33 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-fn interval<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+fn refresh_interval<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer, &REFRESH_INTERVALS, "refresh_interval must be between 100ms and 10m").map(Some)
+}
+
+fn stall_timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer, &STALL_TIMEOUTS, "stall_timeout must be between 100ms and 5m").map(Some)
+}
+
+fn duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    range: &std::ops::RangeInclusive<Duration>,
+    otherwise: &str,
+) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let duration: SignedDuration = text
         .parse()
         .map_err(|_| serde::de::Error::custom(format!("{text:?} is no time, such as 5m or 30s")))?;
-    match Duration::try_from(duration) {
-        Ok(duration) if REFRESH_INTERVALS.contains(&duration) => Ok(Some(duration)),
-        _ => Err(serde::de::Error::custom("refresh_interval must be between 100ms and 10m")),
-    }
+    let duration = Duration::try_from(duration).ok().filter(|duration| range.contains(duration));
+    duration.ok_or_else(|| serde::de::Error::custom(otherwise))
+}
+
+fn mirrors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>, D::Error> {
+    let read = |(at, text): (usize, String)| {
+        // The text is not repeated: it may have a password in it.
+        text.parse().map_err(|why| serde::de::Error::custom(format!("number {} of mirrors: {why}", at + 1)))
+    };
+    Vec::<String>::deserialize(deserializer)?.into_iter().enumerate().map(read).collect()
 }
 
 impl Config {
@@ -87,6 +117,11 @@ impl Config {
     /// How often a plugin's access is renewed.
     pub(crate) fn refresh_interval(&self) -> Duration {
         self.refresh_interval.unwrap_or(REFRESH_INTERVAL)
+    }
+
+    /// How long a download may be too slow.
+    pub(crate) fn stall_timeout(&self) -> Duration {
+        self.stall_timeout.unwrap_or(STALL_TIMEOUT)
     }
 }
 
@@ -175,4 +210,31 @@ fn without_quotes(message: &str) -> String {
 pub(crate) fn is_private(path: &std::path::Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_are_base_urls_and_the_stall_timeout_has_its_bounds() {
+        let read = |text: &str| toml::from_str::<Config>(text);
+        let config =
+            read("mirrors = ['https://a.example/store/', 'http://127.0.0.1:1']\nstall_timeout = '250ms'")
+                .unwrap();
+        let mirrors: Vec<String> = config.mirrors.iter().map(ToString::to_string).collect();
+        assert_eq!(mirrors, ["https://a.example/store", "http://127.0.0.1:1"]);
+        assert_eq!(config.stall_timeout(), Duration::from_millis(250));
+        assert_eq!(read("").unwrap().stall_timeout(), STALL_TIMEOUT);
+        for bad in
+            ["http://a.example", "https://user:password@a.example", "https://a.example/?x=1", "a.example"]
+        {
+            let error = read(&format!("mirrors = ['https://a.example', '{bad}']")).unwrap_err();
+            assert!(error.message().contains("number 2 of mirrors"), "{error}");
+            assert!(!error.message().contains("password@"), "{error}");
+        }
+        for bad in ["99ms", "301s", "soon", ""] {
+            assert!(read(&format!("stall_timeout = '{bad}'")).is_err(), "{bad}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use km_package::failure::{Failure, Kind};
-use km_package::name::PluginName;
+use km_package::name::{CustomerId, PluginName};
 
 use crate::environment::Environment;
 
@@ -59,6 +59,21 @@ impl Home {
     /// Where packages are unpacked before they are believed; on the same filesystem as the store.
     pub(crate) fn staging(&self) -> PathBuf {
         self.plugins().join(".staging")
+    }
+
+    /// The last indexes that were believed, one for each customer.
+    pub(crate) fn indexes(&self) -> PathBuf {
+        self.plugins().join("index")
+    }
+
+    /// The last index of one customer that was believed.
+    pub(crate) fn last_index(&self, customer: &CustomerId) -> PathBuf {
+        self.indexes().join(customer.as_str())
+    }
+
+    /// Pieces of packages that are being downloaded.
+    pub(crate) fn downloads(&self) -> PathBuf {
+        self.cache().join("downloads")
     }
 
     /// `KM_HOME`, or `~/.km`.
@@ -125,18 +140,36 @@ pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
 /// Replaces a file: it appears whole, or the old one stays. The folder must exist, and be locked
 /// where others may do the same: what a crash leaves is overwritten by the next attempt.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder.join(format!(".{}.new", name.trim_start_matches('.')));
-    match std::fs::remove_file(&temporary) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
+    let temporary = temporary(path);
+    remove_if_present(&temporary)?;
+    let replaced = write_new(&temporary, bytes, mode).and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(e) = replaced {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(e);
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Where the successor of a file lies until it is complete: `.<name>.new`, beside it.
+pub(crate) fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{}.new", name.trim_start_matches('.')))
+}
+
+/// Writes a file that must not be there yet, down to the disk.
+pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    sync_folder(folder)
+    file.sync_all()
+}
+
+/// Removes a file. False if there was none.
+pub(crate) fn remove_if_present(path: &Path) -> io::Result<bool> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Most bytes of a file that `km` keeps for itself.
@@ -145,11 +178,16 @@ const MAX_OWN_FILE: u64 = 1 << 20;
 /// Reads one of `km`'s own files, which are small and regular: a FIFO in the place of one must not
 /// stop anything.
 pub(crate) fn read_own(path: &Path) -> io::Result<Vec<u8>> {
+    read_own_up_to(path, MAX_OWN_FILE)
+}
+
+/// [`read_own`], of at most so many bytes.
+pub(crate) fn read_own_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    read_bounded(file, MAX_OWN_FILE)
+    read_bounded(file, most)
 }
 
 /// [`read_own`], as text.

@@ -10,17 +10,20 @@ use km_api::authenticate::{AuthenticateAnswer, AuthenticateRequest};
 use km_api::error::{ApiError, ErrorAnswer, ErrorKind};
 use km_api::key_set::KeySet;
 use km_api::path;
+use km_api::provision::{ProvisionAnswer, ProvisionRequest};
 use km_api::subscription::{Health, SubscriptionStatus, UserFeatures};
 use km_package::failure::{Failure, Kind};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
-use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode, redirect};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
-use super::Endpoint;
+use super::{Endpoint, http};
 use crate::environment::Proxy;
 
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
+/// The same, of an answer with an index in it.
+const MAX_PROVISION_ANSWER: usize = 4 << 20;
 
 /// Most characters of what the API says that are repeated.
 const MAX_WORDS: usize = 500;
@@ -90,27 +93,10 @@ impl ApiClient {
         proxy: &Proxy,
         deadline: Duration,
     ) -> Result<Self, Failure> {
-        let unusable =
-            |e: reqwest::Error| Failure::new(Kind::Failed, format_args!("cannot set up HTTP: {e}"));
-        let certificates = Certificate::from_pem_bundle(certificates).map_err(unusable)?;
-        let mut http = Client::builder()
-            .user_agent(concat!("km/", env!("CARGO_PKG_VERSION")))
-            .timeout(deadline)
-            // The API key must not follow to another host; the API does not redirect.
-            .redirect(redirect::Policy::none())
-            .http1_only();
-        if !certificates.is_empty() {
-            http = http.tls_certs_merge(certificates);
-        }
-        // What is in the environment was read already. On this machine a proxy would see the key in
-        // clear, and has no way here anyway.
-        http = http.no_proxy();
-        if !proxy.url.is_empty() && !endpoint.is_local() {
-            let bad = |_| Failure::new(Kind::Usage, "HTTPS_PROXY is not the URL of a proxy");
-            let proxied = reqwest::Proxy::all(&proxy.url).map_err(bad)?;
-            http = http.proxy(proxied.no_proxy(reqwest::NoProxy::from_string(&proxy.except)));
-        }
-        Ok(Self { endpoint, http: http.build().map_err(unusable)?, key })
+        // On this machine a proxy would see the key in clear, and has no way here anyway.
+        let direct = Proxy::default();
+        let proxy = if endpoint.is_local() { &direct } else { proxy };
+        Ok(Self { endpoint, http: http::api_client(certificates, proxy, deadline)?, key })
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -125,6 +111,13 @@ impl ApiClient {
         let body = serde_json::to_vec(request).map_err(ApiFailure::unreachable)?;
         let post = self.request(Method::POST, path::AUTHENTICATE);
         self.ask(post.header(CONTENT_TYPE, "application/json").body(body)).await
+    }
+
+    /// What may be installed, and where it is.
+    pub(crate) async fn provision(&self, request: &ProvisionRequest) -> Result<ProvisionAnswer, ApiFailure> {
+        let body = serde_json::to_vec(request).map_err(ApiFailure::unreachable)?;
+        let post = self.request(Method::POST, path::PROVISION).header(CONTENT_TYPE, "application/json");
+        Ok(self.ask_for(post.body(body), MAX_PROVISION_ANSWER).await?.body)
     }
 
     /// The keys that tokens are checked with.
@@ -161,6 +154,15 @@ impl ApiClient {
     }
 
     async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<Answer<T>, ApiFailure> {
+        self.ask_for(request, MAX_ANSWER).await
+    }
+
+    /// Asks for something of at most so many bytes.
+    async fn ask_for<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        most: usize,
+    ) -> Result<Answer<T>, ApiFailure> {
         let response = request.send().await.map_err(|e| self.not_reached(&e))?;
         let (status, headers) = (response.status(), response.headers().clone());
         if status.is_redirection() {
@@ -169,7 +171,7 @@ impl ApiClient {
                 self.not_the_api(&format!("it redirects to {}, which km does not follow", self.words(to)))
             );
         }
-        let body = self.read(response).await?;
+        let body = self.read(response, most).await?;
         if status.is_success() {
             if let Some(why) = denial(&body) {
                 return Err(self.refused(ErrorKind::Unknown, &why));
@@ -227,12 +229,12 @@ impl ApiClient {
     }
 
     /// The body, if it is as short as an answer is.
-    async fn read(&self, mut response: Response) -> Result<Vec<u8>, ApiFailure> {
+    async fn read(&self, mut response: Response, most: usize) -> Result<Vec<u8>, ApiFailure> {
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(|e| self.not_reached(&e))? {
             body.extend_from_slice(&piece);
-            if body.len() > MAX_ANSWER {
-                return Err(self.not_the_api(&format!("its answer is longer than {MAX_ANSWER} bytes")));
+            if body.len() > most {
+                return Err(self.not_the_api(&format!("its answer is longer than {most} bytes")));
             }
         }
         Ok(body)
@@ -247,12 +249,7 @@ impl ApiClient {
         if error.is_timeout() {
             return ApiFailure::unreachable(format_args!("{endpoint} cannot be reached: no answer in time"));
         }
-        // The innermost error says what happened; those around it say where.
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        let cause = cause.to_string();
+        let cause = http::innermost(error);
         if cause.contains("certificate") {
             return ApiFailure::unreachable(format_args!(
                 "{endpoint} cannot be trusted, and is not asked: {cause}"

@@ -1,4 +1,4 @@
-//! The API's base URL.
+//! Base URLs: where the API is, and its mirrors.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ pub(crate) const DEFAULT_ENDPOINT: &str = "https://api.kilometers.ai";
 pub(crate) struct Endpoint(Url);
 
 impl Endpoint {
-    /// The URL of one of [`km_api::path`].
+    /// The URL of a path under it, such as one of [`km_api::path`].
     pub(crate) fn at(&self, path: &str) -> Url {
         let mut url = self.0.clone();
         url.set_path(&format!("{}{path}", self.0.path().trim_end_matches('/')));
@@ -22,9 +22,29 @@ impl Endpoint {
     }
 
     /// Whether it is on this machine.
-    pub(crate) fn is_local(&self) -> bool {
+    pub(super) fn is_local(&self) -> bool {
         is_loopback(&self.0)
     }
+}
+
+/// Why a URL is not one that `km` sends anything to or takes anything from, if it is not.
+pub(super) fn refusal(url: &Url) -> Option<String> {
+    let why = match url.scheme() {
+        "https" => None,
+        "http" if is_loopback(url) => None,
+        "http" => {
+            Some("http:// is taken for this machine only (127.0.0.1, localhost): use https://".to_owned())
+        }
+        other => Some(format!("{other}:// is not taken: use https://")),
+    };
+    let named = !url.username().is_empty() || url.password().is_some();
+    why.or_else(|| named.then(|| "a URL with a user name or a password is not taken".to_owned()))
+}
+
+/// Reads the URL of a download.
+pub(crate) fn parse_download_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|e| format!("this is not a URL: {e}"))?;
+    refusal(&url).map_or(Ok(url), Err)
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -38,18 +58,8 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let url = Url::parse(text.trim()).map_err(|e| format!("this is not a URL: {e}"))?;
-        match url.scheme() {
-            "https" => {}
-            "http" if is_loopback(&url) => {}
-            "http" => {
-                return Err(
-                    "http:// is taken for this machine only (127.0.0.1, localhost): use https://".to_owned()
-                );
-            }
-            other => return Err(format!("{other}:// is not the API's protocol: use https://")),
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("a URL with a user name or a password is not taken".to_owned());
+        if let Some(why) = refusal(&url) {
+            return Err(why);
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err("the base URL ends with its path: leave out ? and #".to_owned());

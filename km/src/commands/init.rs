@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
@@ -19,6 +20,7 @@ use crate::api::ApiFailure;
 use crate::auth::{Found, Settings, Source, detect, parse_endpoint, parse_key};
 use crate::config::{Change, ConfigChange};
 use crate::environment::Secret;
+use crate::provision::{Provision, Report, Request};
 
 /// How long the API may take, with somebody waiting.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -29,7 +31,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// before it is written: one that the API rejects is not.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  km init --api-key - < key.txt\n  km init --endpoint https://plugins.example.com --auto-detect"
+    after_help = "Example:\n  km init --api-key - < key.txt\n  km init --endpoint https://plugins.example.com --auto-detect\n  km init --api-key - --auto-provision-plugins < key.txt"
 )]
 pub(super) struct Init {
     /// The API key; `-` reads it from stdin, so that it stands in no process list
@@ -47,6 +49,9 @@ pub(super) struct Init {
     /// Replace another API key or endpoint that is configured
     #[arg(long)]
     force: bool,
+    /// Install what this customer may run, as `km plugins refresh` does
+    #[arg(long)]
+    auto_provision_plugins: bool,
 }
 
 /// What is configured now, for scripts.
@@ -63,8 +68,17 @@ pub(super) struct Document {
     active: Option<bool>,
 }
 
+/// What is configured now, and what became of plugins.
+#[derive(Debug, Serialize)]
+struct ProvisionedDocument {
+    #[serde(flatten)]
+    document: Document,
+    #[serde(flatten)]
+    report: Report,
+}
+
 impl Init {
-    pub(super) fn run(&self, local: &Local, output: &Output) -> Result<(), Failure> {
+    pub(super) fn run(&self, local: &Local, output: &Output) -> Result<ExitCode, Failure> {
         let mut settings = Settings::load(&local.environment, &local.home, &local.config)?.with_flags(
             read_key(self.api_key.as_deref())?,
             self.endpoint.as_deref(),
@@ -79,15 +93,14 @@ impl Init {
         if !self.force {
             refuse_to_replace(local, &settings)?;
         }
-        let document = sign_in(
-            local,
-            &settings,
-            Surroundings::Written { certificates: self.ca_cert.as_deref() },
-            output,
-        )?;
+        let surroundings = Surroundings::Written { certificates: self.ca_cert.as_deref() };
+        let document = sign_in(local, &settings, surroundings, output)?;
+        if self.auto_provision_plugins {
+            return Ok(provision(local, &settings, document, output));
+        }
         let text = text(&document);
         output.result(&document, text);
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     }
 
     /// Shows what there is and where, and takes the first of each.
@@ -132,6 +145,22 @@ impl Init {
         }
         Ok(())
     }
+}
+
+/// Installs what the customer may run, by the configuration that was just written. That one stays,
+/// whatever becomes of the plugins.
+fn provision(local: &Local, settings: &Settings, document: Document, output: &Output) -> ExitCode {
+    let refresh = || {
+        let local = Local::open(local.environment.clone())?;
+        let Local { home, config, trust, .. } = &local;
+        let provision = Provision { home, trust, config, settings, output };
+        super::block_on(provision.refresh(&Request::default()))?
+    };
+    let report = refresh().unwrap_or_else(Report::failed);
+    let text = format!("{}\n{}", text(&document), report.text());
+    let document = ProvisionedDocument { document, report };
+    output.result(&document, text);
+    super::refresh::code(&document.report, output)
 }
 
 /// What is configured is not replaced by the way.

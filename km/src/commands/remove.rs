@@ -29,8 +29,11 @@ impl Remove {
         let name = &self.name;
         let entries = store::list(&local.home, &local.trust, &local.config)?;
         let Some(entry) = entries.into_iter().find(|entry| entry.name == *name) else {
-            // What an interrupted removal left.
-            store::remove(&local.home, name)?;
+            // What an interrupted removal left is removed to its end.
+            if store::remove(&local.home, name)? {
+                output.result(&removed(name, None), format_args!("{name} removed"));
+                return Ok(());
+            }
             if self.if_present {
                 output.result(&Document { plugins: Vec::new() }, format_args!("{name} is not installed"));
                 return Ok(());
@@ -43,9 +46,12 @@ impl Remove {
         }
         store::remove(&local.home, name)?;
         Allowed::forget(&local.home, name)?;
-        let removed =
-            Plugin { name: name.clone(), version: entry.version, action: Action::Removed, reason: None };
-        output.result(&Document { plugins: vec![removed] }, format_args!("{name} removed"));
+        output.result(&removed(name, entry.version), format_args!("{name} removed"));
         Ok(())
     }
+}
+
+fn removed(name: &PluginName, version: Option<String>) -> Document {
+    let plugin = Plugin { name: name.clone(), version, action: Action::Removed, reason: None };
+    Document { plugins: vec![plugin] }
 }

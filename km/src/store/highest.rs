@@ -5,24 +5,35 @@ use std::io;
 use std::path::PathBuf;
 
 use km_package::failure::{Failure, Kind};
+use km_package::manifest::Manifest;
 use km_package::name::{CustomerId, PluginName};
 use serde::{Deserialize, Serialize};
 
+use super::versions::Version;
 use crate::paths::{self, Home};
 
 /// The marks of one plugin. They survive its removal.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct HighestSequences {
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HighestSequences {
     #[serde(default)]
     customers: BTreeMap<String, u64>,
 }
 
-fn path(home: &Home, name: &PluginName) -> PathBuf {
+/// The highest sequence of a plugin that is known to have been installed for a customer.
+pub(crate) fn highest_seen(
+    home: &Home,
+    name: &PluginName,
+    customer: &CustomerId,
+) -> Result<Option<u64>, Failure> {
+    Ok(HighestSequences::seen(home, name)?.of(customer))
+}
+
+pub(super) fn path(home: &Home, name: &PluginName) -> PathBuf {
     home.versions(name).join("highest.toml")
 }
 
 impl HighestSequences {
-    pub(crate) fn load(home: &Home, name: &PluginName) -> Result<Self, Failure> {
+    fn load(home: &Home, name: &PluginName) -> Result<Self, Failure> {
         let path = path(home, name);
         match paths::read_own_text(&path) {
             Ok(text) => toml::from_str(&text).map_err(|e: toml::de::Error| {
@@ -34,25 +45,36 @@ impl HighestSequences {
         }
     }
 
-    pub(crate) fn of(&self, customer: &CustomerId) -> Option<u64> {
+    /// The marks, and what lies in the store: a mark that was lost or lowered lets nothing older in
+    /// while the version that set it is there.
+    pub(super) fn seen(home: &Home, name: &PluginName) -> Result<Self, Failure> {
+        let mut seen = Self::load(home, name)?;
+        for version in Version::all(&home.versions(name)) {
+            seen.raise(&version.manifest);
+        }
+        Ok(seen)
+    }
+
+    pub(super) fn of(&self, customer: &CustomerId) -> Option<u64> {
         self.customers.get(customer.as_str()).copied()
     }
 
-    /// Raises the mark of a customer; it never sinks.
-    pub(super) fn raise(
-        mut self,
-        home: &Home,
-        name: &PluginName,
-        customer: &CustomerId,
-        sequence: u64,
-    ) -> Result<(), Failure> {
-        if self.of(customer).is_some_and(|highest| highest >= sequence) {
+    /// Raises the mark of a package's customer; it never sinks.
+    pub(super) fn raise(&mut self, manifest: &Manifest) {
+        let mark = self.customers.entry(manifest.customer.id.to_string()).or_default();
+        *mark = manifest.plugin.sequence.max(*mark);
+    }
+
+    /// Writes the marks, if they are others than those that were written last.
+    pub(super) fn save(&self, home: &Home, name: &PluginName) -> Result<(), Failure> {
+        if Self::load(home, name)? == *self {
             return Ok(());
         }
-        self.customers.insert(customer.to_string(), sequence);
         let path = path(home, name);
-        let text = toml::to_string(&self)
-            .map_err(|e| Failure::new(Kind::Local, format_args!("cannot write {}: {e}", path.display())))?;
-        paths::replace_file(&path, text.as_bytes(), 0o600).map_err(|e| Failure::file("write", &path, &e))
+        let write = || {
+            let text = toml::to_string(self).map_err(io::Error::other)?;
+            paths::replace_file(&path, text.as_bytes(), 0o600)
+        };
+        write().map_err(|e| super::trouble("write", &path, &e))
     }
 }

@@ -1,9 +1,8 @@
 //! Installing and removing: the transaction after verification.
 
-use std::fs::DirEntry;
+use std::fmt;
 use std::io;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use km_package::digest::Digest;
 use km_package::failure::{Failure, Kind};
@@ -12,10 +11,14 @@ use km_package::name::PluginName;
 use km_package::verify::{Verified, check_rollback};
 use serde::Serialize;
 
+use super::disabled;
 use super::highest::HighestSequences;
+use super::link::{StagedLink, active_folder, check_place};
 use super::lock::FolderLock;
-use super::receipt::{Receipt, read_head};
+use super::receipt::{Origin, Receipt};
 use super::staging::Staging;
+use super::sweep::sweep;
+use super::versions::{self, Version, folder_name};
 use crate::paths::{self, Home};
 
 /// What became of a plugin.
@@ -25,22 +28,35 @@ pub(crate) enum Action {
     Installed,
     Updated,
     Kept,
+    Disabled,
     Removed,
+    Failed,
 }
 
-/// What may be overridden, and never the verification.
-#[derive(Debug, Clone, Copy, Default)]
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Installed => "installed",
+            Self::Updated => "updated",
+            Self::Kept => "kept",
+            Self::Disabled => "disabled",
+            Self::Removed => "removed",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// Where a package comes from and what may be overridden, never the verification.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct InstallOptions {
+    /// Noted in the receipt.
+    pub(crate) origin: Origin,
     /// Replace other content under the same version.
     pub(crate) force: bool,
+    /// Replace other content under the same version where it was made for another customer.
+    pub(crate) replace_other_customer: bool,
     /// Go below the highest sequence.
     pub(crate) allow_downgrade: bool,
-}
-
-/// A version in the store.
-struct Version {
-    folder: String,
-    manifest: Manifest,
 }
 
 /// Puts a verified package into the store and makes it the active version.
@@ -53,184 +69,153 @@ pub(crate) fn install(
     options: InstallOptions,
     is_sound: &dyn Fn(&PluginName) -> bool,
 ) -> Result<(Action, Option<String>), Failure> {
-    let manifest = verified.manifest().clone();
+    let (manifest, head) = (verified.manifest().clone(), verified.head().clone());
+    // Dropped after the lock: the folders that were made for it may hold those that the lock made.
+    let staged = &mut verified.into_contents();
     let name = &manifest.plugin.name;
     check_place(home, name)?;
     let versions = home.versions(name);
     let _lock = FolderLock::take(&versions)?;
-    Staging::sweep(home);
-    sweep_versions(&versions);
-
-    let highest = HighestSequences::load(home, name)?;
+    let mut highest = HighestSequences::seen(home, name)?;
     if !options.allow_downgrade {
         // Again, now that nobody else can install.
         check_rollback(&manifest, highest.of(&manifest.customer.id))?;
     }
+    sweep(home, name);
+
     let active = active_folder(home, name);
-    let before = installed_versions(&versions);
-    let folder = folder_name(&manifest);
-    let mut action = decide(&before, active.as_deref(), &manifest, options.force)?;
-    let mut reason = None;
-    if action == Action::Kept {
-        if is_sound(name) {
-            return Ok((action, Some("already installed".to_owned())));
-        }
-        (action, reason) = (Action::Updated, Some("what was installed was damaged".to_owned()));
-    }
-    let place = versions.join(&folder);
-    let failed = |e: io::Error| Failure::file("install into", &place, &e);
-    let previous = active.clone().filter(|active| *active != folder);
+    let sound = active.as_deref().filter(|_| is_sound(name));
+    let manifest_sha256 = Digest::of(&head.manifest);
+    let new = New { manifest: &manifest, manifest_sha256, options };
+    let (action, reason) = match new.decide(&Version::all(&versions), active.as_deref())? {
+        Action::Kept if sound.is_some() => return keep(home, name),
+        Action::Kept => (Action::Updated, Some("what was installed was damaged".to_owned())),
+        other => (other, None),
+    };
+    highest.raise(&manifest);
     let receipt = Receipt {
         installed_at: jiff::Timestamp::now().to_string(),
-        manifest_sha256: Digest::of(&verified.head().manifest),
-        previous: previous.clone(),
+        manifest_sha256,
+        previous: to_go_back_to(&versions, active.as_deref(), sound, &folder_name(&manifest)),
+        origin: options.origin,
     };
-    if place.exists() {
-        // Kept from before, or damaged: these bytes are known to be good.
-        Receipt::remove_with_version(&place).map_err(failed)?;
-    }
-    let head = verified.head().clone();
-    verified.into_contents().move_to(&head, &place).map_err(failed)?;
-    receipt.write(&place).map_err(failed)?;
-    highest.raise(home, name, &manifest.customer.id, manifest.plugin.sequence)?;
-    activate(home, name, &folder)?;
-    prune(&versions, &[Some(folder), previous]);
+    staged.complete(&head, &receipt).map_err(|e| super::trouble("install into", &versions, &e))?;
+    activate(home, name, &folder_name(&manifest), staged, &highest)?;
+    prune(&versions, &[Some(folder_name(&manifest)), receipt.previous]);
+    disabled::remove(home, name)?;
     Ok((action, reason))
 }
 
-/// Nothing but a link or a plain file may lie where the plugin's link belongs.
-fn check_place(home: &Home, name: &PluginName) -> Result<(), Failure> {
-    let link = home.plugin(name);
-    match std::fs::symlink_metadata(&link) {
-        Ok(found) if found.is_dir() => {
-            Err(Failure::new(Kind::Local, format_args!("{} is a folder", link.display()))
-                .help("move it away"))
-        }
-        _ => Ok(()),
-    }
+/// Puts a complete version into its place, and the link on it. Until the link is put, dropping any of
+/// these leaves everything as it was.
+fn activate(
+    home: &Home,
+    name: &PluginName,
+    folder: &str,
+    staged: &mut Staging,
+    highest: &HighestSequences,
+) -> Result<(), Failure> {
+    let place = home.versions(name).join(folder);
+    let failed = |e: io::Error| super::trouble("install into", &place, &e);
+    let link = StagedLink::new(home, name, folder).map_err(failed)?;
+    let placed = staged.put(&place).map_err(failed)?;
+    highest.save(home, name)?;
+    link.put().map_err(failed)?;
+    placed.keep();
+    paths::sync_folder(&home.plugins()).map_err(failed)
 }
 
-/// What a package means beside what is there.
-fn decide(before: &[Version], active: Option<&str>, new: &Manifest, force: bool) -> Result<Action, Failure> {
-    let active = before.iter().find(|version| Some(version.folder.as_str()) == active);
-    if active.is_some_and(|active| active.manifest.payload.tar_sha256 == new.payload.tar_sha256) {
-        return Ok(Action::Kept);
-    }
-    let conflict = before.iter().find(|version| {
-        let old = &version.manifest;
-        let same_content = old.payload.tar_sha256 == new.payload.tar_sha256;
-        // Stamped again for the same customer: another tier, another key.
-        let same_build = old.build.base_sha256 == new.build.base_sha256 && old.customer.id == new.customer.id;
-        old.plugin.version == new.plugin.version && !same_content && !same_build
-    });
-    match conflict {
-        Some(_) if !force => {
-            let plugin = &new.plugin;
+/// The version to go back to from a new one: the active one if it runs. What does not run is nothing to
+/// go back to; then the one before it stays.
+fn to_go_back_to(versions: &Path, active: Option<&str>, sound: Option<&str>, new: &str) -> Option<String> {
+    let before = || Version::before(versions, active?).map(|before| before.folder);
+    sound.filter(|sound| *sound != new).map(str::to_owned).or_else(before).filter(|folder| folder != new)
+}
+
+/// The active version is this package already.
+fn keep(home: &Home, name: &PluginName) -> Result<(Action, Option<String>), Failure> {
+    Ok(if disabled::remove(home, name)? {
+        (Action::Updated, Some("it was disabled".to_owned()))
+    } else {
+        (Action::Kept, Some("already installed".to_owned()))
+    })
+}
+
+/// A package that is about to be installed.
+struct New<'a> {
+    manifest: &'a Manifest,
+    manifest_sha256: Digest,
+    options: InstallOptions,
+}
+
+impl New<'_> {
+    /// What it means beside what is there.
+    fn decide(&self, before: &[Version], active: Option<&str>) -> Result<Action, Failure> {
+        let active = before.iter().find(|version| Some(version.folder.as_str()) == active);
+        if active.is_some_and(|active| self.is(active)) {
+            return Ok(Action::Kept);
+        }
+        if !self.options.force && before.iter().any(|version| self.conflicts_with(&version.manifest)) {
+            let plugin = &self.manifest.plugin;
             let message = format!("{} {} is installed with other content", plugin.name, plugin.version);
-            Err(Failure::new(Kind::Conflict, message)
-                .help("a new build should have a new version; to replace it all the same, add --force"))
+            return Err(Failure::new(Kind::Conflict, message)
+                .help("a new build should have a new version; to replace it all the same, add --force"));
         }
-        _ if active.is_some() => Ok(Action::Updated),
-        _ => Ok(Action::Installed),
+        Ok(if active.is_some() { Action::Updated } else { Action::Installed })
+    }
+
+    /// Whether it is installed already. What an index names is compared by its manifest, as the next
+    /// refresh will do.
+    fn is(&self, installed: &Version) -> bool {
+        let is_named = installed.receipt.manifest_sha256 == self.manifest_sha256;
+        is_named || (self.options.origin == Origin::File && self.has_content_of(&installed.manifest))
+    }
+
+    /// The same content for the same customer. Where a binary has no room for an identity, content
+    /// alone does not say whose it is.
+    fn has_content_of(&self, old: &Manifest) -> bool {
+        let new = self.manifest;
+        let same_archive = old.payload.tar_sha256 == new.payload.tar_sha256;
+        same_archive && old.customer == new.customer && old.plugin == new.plugin
+    }
+
+    /// Other content under the same version.
+    fn conflicts_with(&self, old: &Manifest) -> bool {
+        let new = self.manifest;
+        let same_customer = old.customer.id == new.customer.id;
+        // Stamped again for the same customer: another tier, another key.
+        let same_build = old.build.base_sha256 == new.build.base_sha256 && same_customer;
+        let replaced = same_build || (self.options.replace_other_customer && !same_customer);
+        old.plugin.version == new.plugin.version && !self.has_content_of(old) && !replaced
     }
 }
 
-/// Removes a plugin, whatever it is. What is running keeps its process. The marks stay.
-pub(crate) fn remove(home: &Home, name: &PluginName) -> Result<(), Failure> {
-    let (versions, link) = (home.versions(name), home.plugin(name));
+/// Removes a plugin, whatever it is. What is running keeps its process. The marks stay. False if
+/// there was nothing.
+pub(crate) fn remove(home: &Home, name: &PluginName) -> Result<bool, Failure> {
+    let (folder, link) = (home.versions(name), home.plugin(name));
     let failed = |e: io::Error| Failure::file("remove", &link, &e);
     // A binary that was put there by hand has no versions, and needs no lock.
-    let _lock = if versions.exists() { Some(FolderLock::take(&versions)?) } else { None };
-    match std::fs::remove_file(&link) {
-        Ok(()) => paths::sync_folder(&home.plugins()).map_err(failed)?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(failed(e)),
+    let _lock = if folder.exists() { Some(FolderLock::take(&folder)?) } else { None };
+    if let Ok(seen) = HighestSequences::seen(home, name) {
+        // What is about to go counts later on. A full disk must not keep anything from being removed.
+        let _ = seen.save(home, name);
     }
-    prune(&versions, &[]);
-    Staging::sweep(home);
-    Ok(())
-}
-
-/// `<version>-<digest8>`
-fn folder_name(manifest: &Manifest) -> String {
-    format!("{}-{}", manifest.plugin.version, manifest.payload.tar_sha256.prefix(8))
-}
-
-/// The folder that the link of a plugin points to, if it points into the store.
-pub(super) fn active_folder(home: &Home, name: &PluginName) -> Option<String> {
-    let target = std::fs::read_link(home.plugin(name)).ok()?;
-    let mut parts = target.iter().map(|part| part.to_str());
-    let expected = ["store", name.as_str()];
-    if !expected.iter().all(|part| parts.next() == Some(Some(part))) {
-        return None;
+    let was_linked = paths::remove_if_present(&link).map_err(failed)?;
+    if was_linked {
+        paths::sync_folder(&home.plugins()).map_err(failed)?;
     }
-    let folder = parts.next()??.to_owned();
-    let executable = name.executable();
-    (parts.next() == Some(Some(executable.as_str())) && parts.next().is_none()).then_some(folder)
-}
-
-fn installed_versions(versions: &Path) -> Vec<Version> {
-    version_folders(versions)
-        .filter_map(|entry| {
-            let path = entry.path();
-            let receipt = Receipt::read(&path)?;
-            let head = read_head(&path).ok()?;
-            // It was verified when it came; it is judged again before it runs.
-            let known = Digest::of(&head.manifest) == receipt.manifest_sha256;
-            let manifest = Manifest::parse(&head.manifest).ok().filter(|_| known)?;
-            Some(Version { folder: entry.file_name().into_string().ok()?, manifest })
-        })
-        .collect()
-}
-
-/// Points the plugin's link at a version, in one step.
-fn activate(home: &Home, name: &PluginName, folder: &str) -> Result<(), Failure> {
-    let plugins = home.plugins();
-    let link = home.plugin(name);
-    let executable = name.executable();
-    let target: PathBuf = ["store", name.as_str(), folder, executable.as_str()].iter().collect();
-    // One name for each plugin, under its lock: the next attempt replaces what a crash left.
-    let temporary = plugins.join(format!(".{executable}.new"));
-    let swap = || {
-        match std::fs::remove_file(&temporary) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        symlink(&target, &temporary)?;
-        std::fs::rename(&temporary, &link)?;
-        paths::sync_folder(&plugins)
-    };
-    swap().map_err(|e: io::Error| Failure::file("link", &link, &e))
-}
-
-/// The folders of versions, whole or not: nothing else is ever removed.
-fn version_folders(versions: &Path) -> impl Iterator<Item = DirEntry> {
-    let is_version = |entry: &DirEntry| {
-        let name = entry.file_name();
-        let parts = name.to_str().and_then(|name| name.rsplit_once('-'));
-        parts.is_some_and(|(version, digest)| {
-            digest.len() == 8
-                && digest.bytes().all(|b| b.is_ascii_hexdigit())
-                && version.parse::<semver::Version>().is_ok()
-        }) && entry.file_type().is_ok_and(|kind| kind.is_dir())
-    };
-    std::fs::read_dir(versions).into_iter().flatten().flatten().filter(is_version)
+    let had_versions = versions::folders(&folder).next().is_some();
+    sweep(home, name);
+    disabled::remove(home, name)?;
+    Ok(was_linked || had_versions)
 }
 
 /// Removes the versions of a plugin but these.
-fn prune(versions: &Path, keep: &[Option<String>]) {
-    for entry in version_folders(versions) {
-        if !keep.iter().flatten().any(|name| entry.file_name() == name.as_str()) {
-            let _ = Receipt::remove_with_version(&entry.path());
-        }
-    }
-}
-
-/// Removes what crashed installations of this plugin left.
-fn sweep_versions(versions: &Path) {
-    for entry in version_folders(versions) {
-        if Receipt::read(&entry.path()).is_none() {
-            let _ = std::fs::remove_dir_all(entry.path());
+fn prune(folder: &Path, keep: &[Option<String>]) {
+    for version in versions::folders(folder) {
+        if !keep.iter().flatten().any(|kept| *kept == version) {
+            let _ = versions::remove(folder, &version);
         }
     }
 }

@@ -12,7 +12,8 @@ use km_package::name::{CustomerId, PluginName};
 use km_package::tier::Tier;
 use km_package::verify::{Installed, Purpose, Untrusted, verify};
 
-use super::install::active_folder;
+use super::disabled;
+use super::link::active_folder;
 use super::listing::digest_file;
 use super::receipt::{Receipt, read_head};
 use crate::config::Config;
@@ -70,12 +71,21 @@ pub(crate) fn open(
     name: &PluginName,
 ) -> Result<Runnable, Failure> {
     match active_folder(home, name) {
-        Some(version) => open_installed(home, trust, config, name, &version),
+        Some(version) => {
+            disabled::check(home, name)?;
+            open_version(home, trust, config, name, &version)
+        }
         None => open_allowed(home, name),
     }
 }
 
-fn open_installed(
+/// Whether the active version of a plugin verifies as a whole, disabled or not.
+pub(crate) fn is_sound(home: &Home, trust: &Trust, config: &Config, name: &PluginName) -> bool {
+    active_folder(home, name).is_some_and(|version| open_version(home, trust, config, name, &version).is_ok())
+}
+
+/// Opens and verifies one version.
+pub(super) fn open_version(
     home: &Home,
     trust: &Trust,
     config: &Config,

@@ -12,7 +12,8 @@ use km_package::tier::Tier;
 use km_package::verify::{Documents, Purpose, Untrusted, Verified, verify};
 use serde::Serialize;
 
-use super::install::active_folder;
+use super::disabled;
+use super::link::active_folder;
 use super::receipt::{Receipt, read_head};
 use crate::config::Config;
 use crate::paths::Home;
@@ -30,7 +31,8 @@ pub(crate) enum State {
     Unsigned,
     /// What is there is not what was installed, or nobody trusts its signer any more.
     Untrusted,
-    /// Made for another customer than the configured one; it does not run.
+    /// Made for another customer than the configured one, or not reached by the subscription; it does
+    /// not run.
     Disabled,
 }
 
@@ -95,6 +97,10 @@ fn installed(home: &Home, trust: &Trust, config: &Config, name: PluginName, vers
         Ok(verified) => {
             let Manifest { plugin, customer, .. } = verified.manifest();
             let stranger = config.customer.as_ref().filter(|configured| **configured != customer.id);
+            let disabled = stranger
+                .map(|configured| format!("made for {}, configured is {configured}", customer.id))
+                .or_else(|| disabled::reason(home, &name));
+            let state = if disabled.is_some() { State::Disabled } else { State::Installed };
             Entry {
                 version: Some(plugin.version.to_string()),
                 required_tier: Some(plugin.required_tier),
@@ -102,20 +108,14 @@ fn installed(home: &Home, trust: &Trust, config: &Config, name: PluginName, vers
                 customer: Some(customer.id.clone()),
                 sha256: Some(verified.manifest().executable().sha256),
                 key_id: verified.signers().first().map(ToString::to_string),
-                ..Entry::bare(
-                    name,
-                    path,
-                    if stranger.is_some() { State::Disabled } else { State::Installed },
-                    stranger
-                        .map(|configured| format!("made for {}, configured is {configured}", customer.id)),
-                )
+                ..Entry::bare(name, path, state, disabled)
             }
         }
     }
 }
 
 /// Signatures, manifest and receipt of an installed version, and the sizes of its files.
-fn check_documents(
+pub(super) fn check_documents(
     trust: &Trust,
     name: &PluginName,
     folder: &std::path::Path,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use km_package::failure::{Failure, Kind};
 
 use super::staging::refuse_link;
+use crate::paths;
 
 /// How long another process may hold a lock before this one gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,7 +29,11 @@ impl NewFolders {
             self.create(parent)?;
         }
         match std::fs::create_dir(folder) {
-            Ok(()) => self.0.push(folder.to_path_buf()),
+            Ok(()) => {
+                self.0.push(folder.to_path_buf());
+                // What will lie in it must be found after a power cut, too.
+                paths::sync_folder(folder.parent().unwrap_or(folder))?;
+            }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
         }
@@ -63,7 +68,7 @@ impl FolderLock {
             match try_take(folder, &mut new) {
                 Ok(Some(file)) => return Ok(Self { _new: new, _file: file }),
                 Ok(None) => {}
-                Err(e) => break Failure::file("lock", folder, &e),
+                Err(e) => break super::trouble("lock", folder, &e),
             }
             if Instant::now() >= deadline {
                 let message =
@@ -72,8 +77,8 @@ impl FolderLock {
             }
             std::thread::sleep(PAUSE);
         };
-        // Without the lock they may be somebody else's by now.
-        new.0.clear();
+        // Without the lock it may be somebody else's by now, and with it those above.
+        new.0.retain(|made| made != folder);
         Err(failure)
     }
 }

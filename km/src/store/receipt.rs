@@ -1,7 +1,8 @@
-//! The receipt: written last, it makes a version's folder count.
+//! The receipt: written last, it makes a version's folder count; taken away first, it makes it garbage.
 
+use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use km_package::digest::Digest;
 use km_package::envelope::Head;
@@ -13,6 +14,26 @@ pub(super) const MANIFEST: &str = ".manifest.toml";
 pub(super) const SIGNATURES: &str = ".signatures";
 const RECEIPT: &str = ".receipt.toml";
 
+/// Where a package came from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Origin {
+    /// Somebody installed a file; receipts that say nothing are of that time.
+    #[default]
+    File,
+    /// The signed index named it.
+    Index,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File => "a file",
+            Self::Index => "the index",
+        })
+    }
+}
+
 /// What an installation notes about a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Receipt {
@@ -23,24 +44,36 @@ pub(super) struct Receipt {
     /// The folder of the version before, which is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) previous: Option<String>,
+    #[serde(default)]
+    pub(super) origin: Origin,
 }
 
 impl Receipt {
-    pub(super) fn read(version: &Path) -> Option<Self> {
-        toml::from_str(&paths::read_own_text(&version.join(RECEIPT)).ok()?).ok()
+    pub(super) fn path(version: &Path) -> PathBuf {
+        version.join(RECEIPT)
     }
 
+    pub(super) fn read(version: &Path) -> Option<Self> {
+        toml::from_str(&paths::read_own_text(&Self::path(version)).ok()?).ok()
+    }
+
+    /// Writes the first one of a version.
     pub(super) fn write(&self, version: &Path) -> io::Result<()> {
-        let text = toml::to_string(self).map_err(io::Error::other)?;
-        paths::replace_file(&version.join(RECEIPT), text.as_bytes(), 0o644)
+        paths::write_new(&Self::path(version), self.to_text()?.as_bytes(), 0o644)
+    }
+
+    /// Writes another one in its place.
+    pub(super) fn replace(&self, version: &Path) -> io::Result<()> {
+        paths::replace_file(&Self::path(version), self.to_text()?.as_bytes(), 0o644)
+    }
+
+    fn to_text(&self) -> io::Result<String> {
+        toml::to_string(self).map_err(io::Error::other)
     }
 
     /// Takes the receipt away first, so that a crash in the middle leaves garbage, not half a version.
     pub(super) fn remove_with_version(version: &Path) -> io::Result<()> {
-        match std::fs::remove_file(version.join(RECEIPT)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
+        paths::remove_if_present(&Self::path(version))?;
         std::fs::remove_dir_all(version)
     }
 }

@@ -153,7 +153,7 @@ fn without_secrets(text: &str, arguments: &[OsString]) -> String {
 }
 
 /// A text without API keys and without passwords in URLs, whoever put them there.
-fn mask(text: &str) -> String {
+pub fn mask(text: &str) -> String {
     let mut masked = String::with_capacity(text.len());
     for word in text.split_inclusive(|c: char| c.is_whitespace() || "\"'`".contains(c)) {
         let key = word.find("km_live_").filter(|at| word.len() > at + 16);
@@ -217,7 +217,7 @@ fn print_line(text: &str) -> io::Result<()> {
 }
 
 /// Where a command's results and remarks go.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Output {
     json: bool,
     verbose: u8,
