@@ -1,6 +1,7 @@
 //! Compiling: the only module that starts processes.
 
 mod cargo;
+mod go;
 mod sections;
 mod tool;
 
@@ -10,11 +11,12 @@ use km_package::digest::Digest;
 use km_package::failure::{Failure, Kind};
 use km_package::manifest::Target;
 use km_package::platform::Platform;
-use object::{Architecture, BinaryFormat, Object as _};
+use object::{Architecture, BinaryFormat, Object as _, ObjectKind};
 
 use crate::environment::Environment;
 use crate::source::{About, SourceTree};
 pub use cargo::{CargoBuild, cargo_metadata};
+pub use go::{GoBuild, go_mod};
 pub use sections::Sections;
 use tool::Tool;
 
@@ -32,6 +34,8 @@ pub enum Profile {
 pub enum Compiler {
     /// cargo.
     Cargo(CargoBuild),
+    /// go.
+    Go(GoBuild),
     /// None: the binary is there already.
     Prebuilt(Target),
 }
@@ -49,7 +53,7 @@ pub struct Compiled {
     pub source_sha256: Option<Digest>,
     /// The executable's bytes.
     pub binary: Vec<u8>,
-    /// Where its reserved sections lie; none in a binary that was not made with our SDK.
+    /// Where its reserved sections lie; none in a binary that has none.
     pub sections: Option<Sections>,
 }
 
@@ -68,6 +72,7 @@ impl Compiler {
             SourceTree::Cargo(package) => {
                 CargoBuild::find(package, target, profile, environment).map(Self::Cargo)
             }
+            SourceTree::Go(module) => GoBuild::find(module, target, profile, environment).map(Self::Go),
             SourceTree::Binary(binary) => {
                 let bytes = read(&binary.path)?;
                 target_of(&bytes, target).map(Self::Prebuilt).map_err(|e| e.context(binary.path.display()))
@@ -79,6 +84,7 @@ impl Compiler {
     pub fn target(&self) -> &Target {
         match self {
             Self::Cargo(build) => &build.target,
+            Self::Go(build) => &build.target,
             Self::Prebuilt(target) => target,
         }
     }
@@ -88,23 +94,34 @@ impl Compiler {
     /// # Errors
     /// When it does not compile, or the binary cannot be stamped.
     pub fn compile(&self, source: &SourceTree) -> Result<Compiled, Failure> {
-        let (path, toolchain) = match (self, source) {
+        let (binary, place, toolchain) = match (self, source) {
             (Self::Cargo(build), SourceTree::Cargo(package)) => {
-                (build.compile(package)?, Some(build.toolchain.clone()))
+                let path = build.compile(package)?;
+                (read(&path)?, path, Some(build.toolchain.clone()))
             }
-            (Self::Prebuilt(_), SourceTree::Binary(binary)) => (binary.path.clone(), None),
+            (Self::Go(build), SourceTree::Go(module)) => {
+                (build.compile(module)?, module.folder.clone(), Some(build.toolchain.clone()))
+            }
+            (Self::Prebuilt(_), SourceTree::Binary(binary)) => {
+                (read(&binary.path)?, binary.path.clone(), None)
+            }
             _ => return Err(Failure::new(Kind::Failed, "this compiler is for another kind of source")),
         };
-        let binary = read(&path)?;
-        let sections = Sections::find(&binary).map_err(|e| e.context(path.display()))?;
+        let (target, sections) = self.examine(&binary).map_err(|e| e.context(place.display()))?;
         Ok(Compiled {
             about: source.about().clone(),
-            target: self.target().clone(),
+            target,
             toolchain,
             source_sha256: source.digest()?,
             binary,
             sections,
         })
+    }
+
+    /// What was really made: whatever a compiler was told, and whatever has become of a file since it was
+    /// looked at.
+    fn examine(&self, binary: &[u8]) -> Result<(Target, Option<Sections>), Failure> {
+        Ok((target_of(binary, Some(self.target().triple.clone()))?, Sections::find(binary)?))
     }
 }
 
@@ -112,9 +129,23 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|e| Failure::file("read", path, &e))
 }
 
+/// A target by its triple, if packages are made for it.
+fn named_target(triple: String) -> Result<Target, Failure> {
+    let platform = Platform::from_triple(&triple).map_err(|e| Failure::new(Kind::Usage, e))?;
+    // Elsewhere an executable carries a signature of the system's, which no byte may change after.
+    if !platform.as_str().starts_with("linux-") {
+        return Err(Failure::new(Kind::Usage, format_args!("packages are not made for {platform} yet")));
+    }
+    Ok(Target { platform, triple })
+}
+
 /// What an executable runs on, by its own header, and the name that was given for it.
 fn target_of(binary: &[u8], triple: Option<String>) -> Result<Target, Failure> {
-    let refuse = |what: String| Failure::new(Kind::Failed, what);
+    let refuse =
+        |what: String| Failure::new(Kind::Failed, what).help("a package holds an executable for Linux (ELF)");
+    if binary.starts_with(b"#!") {
+        return Err(refuse("this is a script, not an executable".to_owned()));
+    }
     let file = object::File::parse(binary).map_err(|e| refuse(format!("this is not an executable: {e}")))?;
     let own = match (file.format(), file.architecture()) {
         (BinaryFormat::Elf, Architecture::X86_64) => "x86_64-unknown-linux",
@@ -123,14 +154,18 @@ fn target_of(binary: &[u8], triple: Option<String>) -> Result<Target, Failure> {
             return Err(refuse(format!("packages are not made for {format:?} on {architecture:?}")));
         }
     };
-    let platform = |triple: &str| Platform::from_triple(triple).map_err(|e| Failure::new(Kind::Usage, e));
-    let found = platform(own)?;
-    let triple = triple.unwrap_or_else(|| own.to_owned());
-    let asked = platform(&triple)?;
-    if asked != found {
-        return Err(refuse(format!("this executable is for {found}, and --target says {asked}")));
+    // Executables that lie anywhere in memory look like libraries, but for the place where they start.
+    let starts = matches!(file.kind(), ObjectKind::Executable | ObjectKind::Dynamic) && file.entry() != 0;
+    if !starts {
+        return Err(refuse("this is a library or a piece of a program, not an executable".to_owned()));
     }
-    Ok(Target { platform: found, triple })
+    let found = named_target(own.to_owned())?;
+    let asked = triple.map_or_else(|| Ok(found.clone()), named_target)?;
+    if asked.platform != found.platform {
+        let (found, asked) = (found.platform, asked.platform);
+        return Err(refuse(format!("this executable is for {found}, and was to be for {asked}")));
+    }
+    Ok(asked)
 }
 
 /// The time of the last commit in Unix seconds; none outside a repository.

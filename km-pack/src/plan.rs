@@ -2,6 +2,7 @@
 
 mod customer_list;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use km_package::failure::{Failure, Kind};
@@ -13,7 +14,7 @@ use crate::compile::{Compiler, Profile};
 use crate::environment::Environment;
 use crate::release::ReleaseOptions;
 use crate::sign::SigningKey;
-use crate::source::{About, CargoPackage, PrebuiltBinary, SourceTree};
+use crate::source::{About, PrebuiltBinary, SourceTree};
 pub use customer_list::read_customers;
 
 /// zstd level for packages that customers get; and for trying things.
@@ -82,13 +83,15 @@ impl Plan {
     pub fn gather(request: Request, environment: &Environment) -> Result<Self, Failure> {
         let key = SigningKey::load(request.key.as_deref(), environment)?;
         let source = find(request.plugin, environment)?;
+        some_protocol_of_km(source.about())?;
         let profile = if request.debug { Profile::Debug } else { Profile::Release };
         let compiler = |target| Compiler::find(&source, target, profile, environment);
-        let compilers = if request.targets.is_empty() {
+        let compilers: Vec<_> = if request.targets.is_empty() {
             vec![compiler(None)?]
         } else {
             request.targets.into_iter().map(|target| compiler(Some(target))).collect::<Result<_, _>>()?
         };
+        one_for_each_platform(&compilers)?;
         let created = match &environment.source_date_epoch {
             Some(epoch) => epoch.parse().ok().and_then(Time::from_unix).ok_or_else(|| {
                 Failure::new(
@@ -118,12 +121,33 @@ impl Plan {
 
 fn find(plugin: Wanted, environment: &Environment) -> Result<SourceTree, Failure> {
     match plugin {
-        Wanted::Source(plugin) => CargoPackage::find(&plugin, environment).map(SourceTree::Cargo),
+        Wanted::Source(plugin) => SourceTree::find(&plugin, environment),
         Wanted::Binary { path, name, version, required_tier, description, protocols } => {
             let permissions = Permissions::default();
             let about =
                 About { name, version, description, required_tier, sequence: None, permissions, protocols };
             PrebuiltBinary::find(&path, about, environment).map(SourceTree::Binary)
         }
+    }
+}
+
+fn some_protocol_of_km(about: &About) -> Result<(), Failure> {
+    let known = km_proto::PROTOCOL_VERSIONS;
+    if about.protocols.iter().any(|version| known.contains(version)) {
+        return Ok(());
+    }
+    let message =
+        format!("{} speaks protocols {:?}, km {known:?}: none in common", about.name, about.protocols);
+    Err(Failure::new(Kind::Usage, message))
+}
+
+/// A customer installs by platform: two packages for one would take each other's place.
+fn one_for_each_platform(compilers: &[Compiler]) -> Result<(), Failure> {
+    let mut seen = HashSet::new();
+    match compilers.iter().map(Compiler::target).find(|target| !seen.insert(&target.platform)) {
+        Some(target) => {
+            Err(Failure::new(Kind::Usage, format_args!("more than one target is {}", target.platform)))
+        }
+        None => Ok(()),
     }
 }

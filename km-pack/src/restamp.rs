@@ -25,6 +25,23 @@ pub struct Restamp {
     pub template: IndexEntry,
 }
 
+/// What the packages of a release have in common. Two plugins may be the same binary.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct ReleaseKey {
+    name: PluginName,
+    version: semver::Version,
+    sequence: u64,
+    platform: Platform,
+    base_sha256: Digest,
+}
+
+impl ReleaseKey {
+    fn of(entry: &IndexEntry) -> Self {
+        let IndexEntry { name, version, sequence, platform, base_sha256, .. } = entry.clone();
+        Self { name, version, sequence, platform, base_sha256 }
+    }
+}
+
 /// What is to be stamped anew: what a customer's index names at another tier than theirs; and the newest
 /// release of these plugins where their index does not name it.
 ///
@@ -92,10 +109,10 @@ pub async fn run(
     restamps: &[Restamp],
     done: &dyn Fn(),
 ) -> Result<Vec<Published>, Failure> {
-    let mut releases = HashMap::<(Digest, Platform, u64), Arc<Release>>::new();
+    let mut releases = HashMap::<ReleaseKey, Arc<Release>>::new();
     let mut published = Vec::new();
     for Restamp { customer, template } in restamps {
-        let key = (template.base_sha256, template.platform.clone(), template.sequence);
+        let key = ReleaseKey::of(template);
         let known = releases.get(&key).cloned();
         let release = match &known {
             Some(release) => Arc::clone(release),

@@ -2,6 +2,7 @@
 
 mod binary;
 mod cargo;
+mod go;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,10 +13,13 @@ use km_package::failure::{Failure, Kind};
 use km_package::manifest::{Permissions, Time};
 use km_package::name::PluginName;
 use km_package::tier::Tier;
+use serde::Deserialize;
 
 use crate::compile;
+use crate::environment::Environment;
 pub use binary::PrebuiltBinary;
 pub use cargo::CargoPackage;
+pub use go::GoModule;
 
 /// What a plugin says about itself.
 #[derive(Debug, Clone)]
@@ -36,20 +40,48 @@ pub struct About {
     pub protocols: Vec<u32>,
 }
 
+/// Permissions as authors write them: one that is misspelt is refused, not left out.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, remote = "Permissions")]
+struct NamedPermissions {
+    #[serde(default)]
+    network: Vec<String>,
+    #[serde(default)]
+    read: Vec<String>,
+    #[serde(default)]
+    write: Vec<String>,
+}
+
 /// Where a plugin comes from.
 #[derive(Debug, Clone)]
 pub enum SourceTree {
     /// A plugin in Rust.
     Cargo(CargoPackage),
+    /// A plugin in Go.
+    Go(GoModule),
     /// A binary that was built elsewhere.
     Binary(PrebuiltBinary),
 }
 
 impl SourceTree {
+    /// Finds the source of a plugin: by the path of its folder, or by its name in the cargo workspace
+    /// around the current one.
+    ///
+    /// # Errors
+    /// When there is none, or it says of itself what it may not.
+    pub fn find(plugin: &str, environment: &Environment) -> Result<Self, Failure> {
+        let folder = environment.current_dir.join(plugin);
+        if GoModule::is_in(&folder) && !CargoPackage::is_in(&folder) {
+            return GoModule::find(&folder).map(Self::Go);
+        }
+        CargoPackage::find(plugin, environment).map(Self::Cargo)
+    }
+
     /// What the plugin says about itself.
     pub fn about(&self) -> &About {
         match self {
             Self::Cargo(package) => &package.about,
+            Self::Go(module) => &module.about,
             Self::Binary(binary) => &binary.about,
         }
     }
@@ -59,9 +91,12 @@ impl SourceTree {
     /// # Errors
     /// When the files cannot be read.
     pub fn last_changed(&self) -> Result<Time, Failure> {
-        if let Self::Cargo(package) = self
-            && let Some(time) = compile::commit_time(&package.workspace_root).and_then(Time::from_unix)
-        {
+        let committed = match self {
+            Self::Cargo(package) => compile::commit_time(&package.workspace_root),
+            Self::Go(module) => compile::commit_time(&module.folder),
+            Self::Binary(_) => None,
+        };
+        if let Some(time) = committed.and_then(Time::from_unix) {
             return Ok(time);
         }
         let mut latest = 0;
@@ -84,6 +119,7 @@ impl SourceTree {
     pub fn digest(&self) -> Result<Option<Digest>, Failure> {
         let root = match self {
             Self::Cargo(package) => &package.workspace_root,
+            Self::Go(module) => module.root(),
             Self::Binary(_) => return Ok(None),
         };
         let mut hasher = Hasher::default();
@@ -101,17 +137,17 @@ impl SourceTree {
     fn files(&self) -> Result<BTreeSet<PathBuf>, Failure> {
         match self {
             Self::Cargo(package) => package.files(),
+            Self::Go(module) => module.files(),
             Self::Binary(binary) => Ok(BTreeSet::from([binary.path.clone()])),
         }
     }
 }
 
-/// All files of a folder but what is built or hidden.
+/// All files of a folder but what is hidden or was made from them.
 fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) -> std::io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let name = entry.file_name();
-        if name == "target" || name.to_string_lossy().starts_with('.') {
+        if is_made(&entry.path(), &entry.file_name().to_string_lossy()) {
             continue;
         }
         let kind = entry.file_type()?;
@@ -122,4 +158,34 @@ fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) -> std::io::Result<()> 
         }
     }
     Ok(())
+}
+
+/// Hidden, or what cargo (which tags its target folders) and this program write: otherwise a build would
+/// change the source.
+fn is_made(path: &Path, name: &str) -> bool {
+    let written = [".kmpkg", ".key.pem"].iter().any(|end| name.ends_with(end));
+    written || name.starts_with('.') || path.join("CACHEDIR.TAG").is_file()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_from_a_source_does_not_belong_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "x").unwrap();
+            path
+        };
+        let source = BTreeSet::from(["src/main.rs", "src/target/linux.rs", "keys/keys.go"].map(put));
+        for made in [".git/HEAD", "target/CACHEDIR.TAG", "target/debug/x", "dist/a.kmpkg", "keys/r.key.pem"] {
+            put(made);
+        }
+        let mut found = BTreeSet::new();
+        collect(folder.path(), &mut found).unwrap();
+        assert_eq!(found, source);
+    }
 }

@@ -7,7 +7,11 @@ require (
 	github.com/hashicorp/go-plugin v1.8.0
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
+	kilometers.example/plugin v0.0.0
 )
+
+// The generated code of protocol 1 is where authors copy it from.
+replace kilometers.example/plugin => ../../km-plugin-template/go
 
 require (
 	github.com/fatih/color v1.13.0 // indirect

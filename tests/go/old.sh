@@ -18,6 +18,7 @@ fi
 
 mkdir -p "$out/gopath/src/kilometers.example"
 ln -sfn "$tests" "$out/gopath/src/kilometers.example/tests"
+ln -sfn "$tests/../../km-plugin-template/go" "$out/gopath/src/kilometers.example/plugin"
 # Nothing of a newer Go's configuration.
 unset GOROOT GOTOOLCHAIN
 export GOENV=off GO111MODULE=off GOFLAGS= CGO_ENABLED=0

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::publish::{self, PublishArgs};
 use super::{customers_of, read_api_key};
-use crate::archive::PackageFile;
+use crate::archive::{self, PackageFile};
 use crate::environment::Environment;
 use crate::plan::{Plan, Request, Wanted};
 use crate::release::Release;
@@ -27,12 +27,12 @@ use crate::sign::{Signed, SigningKey};
     disable_version_flag = true,
     group = ArgGroup::new("what").required(true).args(["plugin", "binary"]),
     group = ArgGroup::new("whom").required(true).args(["customer", "customers"]),
-    after_help = "Examples:\n  km-pack build --plugin console-logger --customer customer_123 --tier Pro\n  \
+    after_help = "Example:\n  km-pack build --plugin console-logger --customer customer_123 --tier Pro\n  \
                   km-pack build --plugin console-logger --customers customers.toml --publish\n  \
                   km-pack build --binary ./logger --name logger --version 1.0.0 --customer customer_123"
 )]
 pub(super) struct Build {
-    /// The plugin: its name in this workspace, or the path of its folder
+    /// The plugin: its name in this workspace, or the path of its folder (Rust or Go)
     #[arg(long, value_name = "NAME|PATH")]
     plugin: Option<String>,
     /// An executable that was built elsewhere, in any language
@@ -142,8 +142,13 @@ impl Build {
         }
         let out = self.out.clone().unwrap_or_else(|| PathBuf::from("dist"));
         let progress = output.progress();
-        let packages = build(&plan, &progress, output, &|package| package.write(&out))?;
-        let packages: Vec<Package> = packages.into_iter().map(Package::from).collect();
+        // Nobody sees it elsewhere.
+        let with_digest = output.is_json();
+        let packages = build(&plan, &progress, output, &|package| {
+            let sha256 = with_digest.then(|| package.sha256().to_string());
+            Ok(Package::of(package.write(&out)?, sha256.unwrap_or_default()))
+        })?;
+        archive::sync_folder(&out)?;
         let text = packages.iter().map(|package| package.path.display().to_string()).collect::<Vec<_>>();
         drop(progress);
         output.result(&Document { packages }, text.join("\n"));
@@ -309,9 +314,9 @@ impl PlanDocument {
     }
 }
 
-impl From<PackageFile> for Package {
-    fn from(package: PackageFile) -> Self {
-        let PackageFile { path, sha256, manifest } = package;
+impl Package {
+    fn of(package: PackageFile, sha256: String) -> Self {
+        let PackageFile { path, manifest } = package;
         let Manifest { plugin, customer, target, payload, .. } = manifest;
         Self {
             path,
@@ -320,7 +325,7 @@ impl From<PackageFile> for Package {
             customer: customer.id.to_string(),
             tier: customer.tier,
             platform: target.platform.to_string(),
-            sha256: sha256.to_string(),
+            sha256,
             tar_sha256: payload.tar_sha256.to_string(),
         }
     }

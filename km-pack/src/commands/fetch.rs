@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use km_cli::Output;
+use km_package::digest::Digest;
 use km_package::failure::{Failure, Kind};
 use km_package::index::{IndexContext, IndexEntry};
 use km_package::name::{CustomerId, PluginName};
@@ -86,7 +87,7 @@ impl Fetch {
                 let context = Context::passing_on(entry.platform.clone(), now);
                 let verified = verify(UntrustedPackage::open(&whole[..], Discard)?, &keys, &context)?;
                 let path = self.out.join(entry.file_name());
-                let sha256 = archive::write_file(&environment.current_dir.join(&path), &[&whole])?;
+                archive::write_file(&environment.current_dir.join(&path), &[&whole])?;
                 packages.push(Package {
                     path,
                     name: entry.name.clone(),
@@ -94,7 +95,7 @@ impl Fetch {
                     customer: verified.manifest().customer.id.clone(),
                     tier: entry.tier,
                     platform: entry.platform.clone(),
-                    sha256: sha256.to_string(),
+                    sha256: Digest::of(&whole).to_string(),
                 });
             }
             Ok::<_, Failure>(packages)

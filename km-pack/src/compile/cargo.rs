@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use km_package::failure::{Failure, Kind};
 use km_package::manifest::Target;
-use km_package::platform::Platform;
 use serde::Deserialize;
 
-use super::Profile;
 use super::tool::Tool;
+use super::{Profile, named_target};
 use crate::environment::Environment;
 use crate::source::CargoPackage;
 
@@ -39,8 +38,10 @@ impl CargoBuild {
         environment: &Environment,
     ) -> Result<Self, Failure> {
         let rustc = Rustc::find(source.folder())?;
-        let triple = target.clone().unwrap_or(rustc.host);
-        let platform = Platform::from_triple(&triple).map_err(|e| Failure::new(Kind::Usage, e))?;
+        let named = named_target(target.clone().unwrap_or(rustc.host))?;
+        if target.is_some() {
+            has_library(source.folder(), &named.triple)?;
+        }
         let base = match &environment.cargo_target_dir {
             Some(folder) => environment.current_dir.join(folder),
             None => source.target_directory.clone(),
@@ -50,7 +51,7 @@ impl CargoBuild {
         let remap = |home: &PathBuf| format!("--remap-path-prefix={}=/cargo", home.display());
         let remap = environment.cargo_home.iter().map(remap).collect();
         Ok(Self {
-            target: Target { platform, triple },
+            target: named,
             toolchain: format!("rustc {}", rustc.release),
             asked: target,
             profile,
@@ -131,6 +132,17 @@ impl Rustc {
         };
         Ok(Self { host: line("host: ")?, release: line("release: ")? })
     }
+}
+
+/// Fails where the standard library for a target is not installed.
+fn has_library(folder: &Path, triple: &str) -> Result<(), Failure> {
+    let library =
+        Tool::new("rustc", folder).args(["--print", "target-libdir", "--target", triple]).output()?;
+    if Path::new(library.trim()).is_dir() {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::NotFound, format_args!("Rust's library for {triple} is not installed"))
+        .help(format_args!("rustup target add {triple}")))
 }
 
 /// `cargo metadata` in a folder, or of one manifest.

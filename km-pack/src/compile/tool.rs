@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use km_package::failure::{Failure, Kind};
 
-/// A tool to be run: cargo, rustc, git.
+/// A tool to be run: cargo, rustc, go, git.
 #[derive(Debug)]
 pub(super) struct Tool {
     name: &'static str,
@@ -45,8 +45,12 @@ impl Tool {
         let name = self.name;
         let output = self.command.output().map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
+                let help = match name {
+                    "go" => "install Go: https://go.dev/dl",
+                    _ => "install Rust: https://rustup.rs",
+                };
                 Failure::new(Kind::NotFound, format_args!("{name} is not installed, or not in PATH"))
-                    .help("install Rust: https://rustup.rs")
+                    .help(help)
             }
             _ => Failure::new(Kind::Local, format_args!("cannot run {name}: {e}")),
         })?;

@@ -85,7 +85,7 @@ fn read(path: &Path) -> Result<Zeroizing<String>, Failure> {
 
 fn from_toml(text: &str) -> Result<Vec<Row>, String> {
     let document: Document = toml::from_str(text).map_err(|e| {
-        let line = e.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+        let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         format!("line {line}: {}", without_quotes(e.message()))
     })?;
     Ok(document.customers)

@@ -10,7 +10,7 @@ use km_package::name::{EXECUTABLE_PREFIX, PluginName};
 use km_package::tier::Tier;
 use serde::Deserialize;
 
-use super::{About, collect};
+use super::{About, NamedPermissions, collect};
 use crate::compile::cargo_metadata;
 use crate::environment::Environment;
 
@@ -58,7 +58,7 @@ struct KmMetadata {
     #[serde(default)]
     required_tier: Tier,
     sequence: Option<u64>,
-    #[serde(default)]
+    #[serde(default, with = "NamedPermissions")]
     permissions: Permissions,
 }
 
@@ -74,6 +74,11 @@ struct Node {
 }
 
 impl CargoPackage {
+    /// Whether a folder holds a cargo package.
+    pub(super) fn is_in(folder: &Path) -> bool {
+        folder.join("Cargo.toml").is_file()
+    }
+
     /// Finds a plugin by its name in the workspace around the current folder, or by the path of
     /// its folder.
     ///
@@ -91,7 +96,8 @@ impl CargoPackage {
                 (read_metadata(&cargo_metadata(&folder, Some(&path))?)?, Wanted::Manifest(path))
             }
             _ => {
-                let message = format!("no plugin at {}: there is no Cargo.toml", folder.display());
+                let message =
+                    format!("no plugin at {}: there is neither Cargo.toml nor go.mod", folder.display());
                 return Err(Failure::new(Kind::NotFound, message).help(
                     "--plugin takes the name of a plugin in this workspace, or the path of its folder",
                 ));

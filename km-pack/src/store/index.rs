@@ -22,6 +22,9 @@ use super::Store;
 /// oldest go.
 const MAX_WAITING: usize = 40;
 
+/// How often an index is read that publishers keep changing.
+const TRIES: usize = 100;
+
 /// A customer's index as it lies in the store, perhaps not yet there.
 #[derive(Debug, Clone)]
 pub struct StoredIndex {
@@ -55,15 +58,35 @@ impl StoredIndex {
 }
 
 impl Store {
-    /// The index of a customer.
+    /// The index of a customer. Where signatures are the same before and after the text was read, it is
+    /// theirs: no publisher came between.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn index(&self, customer: &CustomerId) -> Result<StoredIndex, Failure> {
-        // In the order in which a reader has the best chance of a pair that holds.
+        let (text_path, signatures_path) =
+            (self.index_path(customer, "toml"), self.index_path(customer, "sig"));
+        let mut signatures = self.stored(&signatures_path).await?;
+        for _ in 0..TRIES {
+            let text = self.stored(&text_path).await?;
+            let after = self.stored(&signatures_path).await?;
+            let bytes = |stored: &Option<Stored>| stored.as_ref().map(|stored| stored.bytes.clone());
+            if bytes(&signatures) == bytes(&after) {
+                return Ok(StoredIndex { customer: customer.clone(), text, signatures: after });
+            }
+            signatures = after;
+        }
+        Err(Failure::new(Kind::Conflict, format_args!("others keep changing the index of {customer}"))
+            .help("try again when they are done"))
+    }
+
+    /// The text of a customer's index alone, for whoever does not hand it on to be believed.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn index_text(&self, customer: &CustomerId) -> Result<Option<Bytes>, Failure> {
         let text = self.stored(&self.index_path(customer, "toml")).await?;
-        let signatures = self.stored(&self.index_path(customer, "sig")).await?;
-        Ok(StoredIndex { customer: customer.clone(), text, signatures })
+        Ok(text.map(|stored| stored.bytes))
     }
 
     /// Everybody who has an index, in no order.
@@ -187,13 +210,11 @@ fn swap_under_lock(path: &std::path::Path, bytes: &[u8], before: Option<&[u8]>) 
     Ok(true)
 }
 
-/// The signatures that are there, and one more.
+/// The signatures that are there, and one more. Also those that no text was signed with yet: that of another
+/// publisher may come between our two steps.
 fn joined(before: &StoredIndex, signature: Signature) -> SignatureBlock {
     let there = before.signatures.as_ref().and_then(|stored| SignatureBlock::parse(&stored.bytes).ok());
-    let mut all = match (&before.text, there) {
-        (Some(_), Some(block)) => block.signatures().to_vec(),
-        _ => Vec::new(),
-    };
+    let mut all = there.map_or_else(Vec::new, |block| block.signatures().to_vec());
     all.drain(..all.len().saturating_sub(MAX_WAITING));
     all.push(signature);
     SignatureBlock::new(all)

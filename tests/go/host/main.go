@@ -16,7 +16,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
-	pb "kilometers.example/tests/kilometersplugin"
+	pb "kilometers.example/plugin/kilometersplugin"
 )
 
 type kilometers struct{ plugin.NetRPCUnsupportedPlugin }

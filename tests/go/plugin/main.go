@@ -11,7 +11,7 @@ import (
 
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
-	pb "kilometers.example/tests/kilometersplugin"
+	pb "kilometers.example/plugin/kilometersplugin"
 )
 
 type server struct {
