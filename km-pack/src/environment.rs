@@ -56,6 +56,13 @@ impl Environment {
     }
 }
 
+/// The names of all variables that are, or may be, secrets.
+pub(crate) fn secrets() -> impl Iterator<Item = OsString> {
+    let ours = ["KM_SIGNING_KEY", "KM_API_KEY", "KILOMETERS_API_KEY", "KM_DATABASE"].map(OsString::from);
+    let names = env::vars_os().map(|(name, _)| name);
+    ours.into_iter().chain(names.filter(|name| name.to_str().is_some_and(CloudSettings::is_one)))
+}
+
 /// The plugin to hold, if this process is the host that `km-pack test` kills.
 pub(crate) fn conformance_host() -> Option<PathBuf> {
     env::var_os(CONFORMANCE_HOST).map(PathBuf::from)

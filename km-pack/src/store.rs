@@ -5,6 +5,8 @@
 //! index/<customer>.sig    its signatures
 //! manifests/<sha256>      the head of a package: manifest and signatures in their frames
 //! frames/<sha256>         a compressed piece of an archive, shared by all packages that have it
+//! executables/<customer>/<sha256>
+//!                         for each executable that was ever published for them: the name of its head
 //! packages/<file name>    a whole package, where somebody asked for one
 //! ```
 //!

@@ -1,12 +1,12 @@
-//! `km-pack serve` on a free port, with a database of its own.
+//! `km-pack serve` on a free port, with a database and a store of its own.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use km_pack::customers::{Address, Database};
 
-use crate::build::binary;
+use crate::build::{binary, packages};
 use crate::environment::Finished;
 use crate::path;
 use crate::processes::wait_until;
@@ -16,6 +16,9 @@ use crate::processes::wait_until;
 pub struct ApiServer {
     folder: tempfile::TempDir,
     database: String,
+    store: String,
+    /// Credentials of the store, and where it is.
+    variables: Vec<(String, String)>,
     options: Vec<String>,
     child: Option<Child>,
     /// Where it listens, as `127.0.0.1:port`.
@@ -26,20 +29,42 @@ pub struct ApiServer {
 impl ApiServer {
     /// On SQLite, in a folder of its own.
     pub fn start(options: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let database = format!("sqlite://{}/km.db", path(folder.path()));
-        Self::with(folder, database, options)
+        Self::new(None, None, &[], options)
     }
 
     /// On a database that is there already.
     pub fn on(database: &str, options: &[&str]) -> Self {
-        Self::with(tempfile::tempdir().expect("a temporary folder"), database.to_owned(), options)
+        Self::new(Some(database), None, &[], options)
     }
 
-    fn with(folder: tempfile::TempDir, database: String, options: &[&str]) -> Self {
-        let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let (address, scheme) = ("127.0.0.1:0".to_owned(), String::new());
-        let mut server = Self { folder, database, options, child: None, address, scheme };
+    /// On a store that is there already, with these variables of the environment.
+    pub fn with_store(store: &str, variables: &[(String, String)], options: &[&str]) -> Self {
+        Self::new(None, Some(store), variables, options)
+    }
+
+    /// Another one on the same database and store.
+    pub fn beside(&self, options: &[&str]) -> Self {
+        Self::new(Some(&self.database), Some(&self.store), &self.variables, options)
+    }
+
+    fn new(
+        database: Option<&str>,
+        store: Option<&str>,
+        variables: &[(String, String)],
+        options: &[&str],
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let own = |name: &str| format!("{}/{name}", path(folder.path()));
+        let mut server = Self {
+            database: database.map_or_else(|| format!("sqlite://{}", own("km.db")), str::to_owned),
+            store: store.map_or_else(|| own("store"), str::to_owned),
+            variables: variables.to_vec(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+            child: None,
+            address: "127.0.0.1:0".to_owned(),
+            scheme: String::new(),
+            folder,
+        };
         server.run();
         server
     }
@@ -51,6 +76,7 @@ impl ApiServer {
         let mut child = self
             .command()
             .args(["serve", "--json", "--database", &self.database, "--listen", &self.address])
+            .args(["--store", &self.store])
             .args(&self.options)
             .stdout(Stdio::piped())
             .stderr(log)
@@ -81,12 +107,33 @@ impl ApiServer {
         &self.database
     }
 
+    /// The store, as `--store` takes it.
+    pub fn store(&self) -> &str {
+        &self.store
+    }
+
+    /// Publishes packages into its store, with the key that they are signed with; gives what was said.
+    pub fn publish(&self, files: &[&Path]) -> serde_json::Value {
+        let mut command = self.command();
+        command.args(["publish", "--json", "--store", &self.store, "--key", path(&packages().private_key)]);
+        let finished: Finished = command.args(files).output().expect("km-pack runs").into();
+        finished.expect(0).json()
+    }
+
     /// Asks it to leave, and waits until it has.
     pub fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).expect("a process id");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
         wait_until("the server has left", || child.try_wait().is_ok_and(|status| status.is_some()));
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it runs");
+            child.wait().expect("it has ended");
+        }
     }
 
     /// What it has logged.
@@ -131,6 +178,7 @@ impl ApiServer {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.folder.path())
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder.path());
         command
     }

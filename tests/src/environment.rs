@@ -86,6 +86,15 @@ impl TestEnvironment {
         environment
     }
 
+    /// Another one with the same files.
+    pub fn copy(&self) -> Self {
+        let copy = Self::default();
+        let mut command = Command::new("cp");
+        command.arg("-a").arg(self.folder.path().join(".")).arg(copy.folder.path());
+        assert!(command.status().expect("cp runs").success(), "{command:?}");
+        copy
+    }
+
     /// Writes `config.toml`: an API, a key, and what else is given.
     pub fn configure(&self, url: &str, key: &str, more: &str) {
         let folder = self.home().join("config");

@@ -2,17 +2,24 @@
 
 mod api_server;
 mod build;
+pub mod engineer;
 mod environment;
 pub mod go;
+pub mod mirror;
 mod misbehaviour;
+pub mod nginx;
 pub mod pairing;
 pub mod postgres;
 mod processes;
 mod socket;
+mod tiny;
 
 pub use api_server::ApiServer;
 pub use build::{Built, api_logger, binary, packages, workspace};
+pub use engineer::Engineer;
 pub use environment::{Finished, TestEnvironment, path};
+pub use mirror::{Answer, Mirror};
 pub use misbehaviour::Mode;
 pub use processes::{alive, descendants, wait_until};
 pub use socket::{HttpRequest, Socket, http_json};
+pub use tiny::{Tiny, index_of, signed};

@@ -14,18 +14,25 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::DatabaseArgs;
 use crate::environment::Environment;
-use crate::serve::{Server, Settings};
+use crate::serve::{Server, Settings, public_url};
+use crate::store::{self, Store};
 
-/// Serve the plugin API: who may run what, and the events of plugins
+/// Serve the plugin API: who may run what, what was published for them, and the events of plugins
 ///
-/// Stops at SIGTERM or SIGINT once what it has begun is finished. GET /metrics is for Prometheus.
+/// Any number of servers may share a store and a database. Stops at SIGTERM or SIGINT once what it has begun is finished. GET /metrics is for Prometheus.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  km-pack customers add customer_123 --tier Pro\n  km-pack serve --listen 127.0.0.1:5194"
+    after_help = "Example:\n  km-pack customers add customer_123 --tier Pro\n  km-pack serve --store dist/store --listen 127.0.0.1:5194"
 )]
 pub(super) struct Serve {
     #[command(flatten)]
     database: DatabaseArgs,
+    /// What was published: a folder, which is made when missing, file://, s3://, gs:// or az://
+    #[arg(long, value_name = "STORE", default_value = store::DEFAULT)]
+    store: String,
+    /// Where clients reach this server, in download URLs; else as each request came to it
+    #[arg(long, value_name = "URL", value_parser = public_url)]
+    public_url: Option<String>,
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5194", value_parser = socket)]
     listen: SocketAddr,
@@ -41,6 +48,9 @@ pub(super) struct Serve {
     /// How long a token is good, 1s to 24h
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = lifetime)]
     token_lifetime: SignedDuration,
+    /// How long a download URL is good, 1s to 24h
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = lifetime)]
+    url_lifetime: SignedDuration,
     /// Requests in a second for each API key; four times as many at once
     #[arg(long, value_name = "REQUESTS", default_value = "50")]
     rate_limit: NonZeroU32,
@@ -73,7 +83,7 @@ impl Serve {
             database.rotate_token_key().await?;
         }
         let settings = self.settings(environment);
-        let server = Server::bind(&settings, database).await?;
+        let server = Server::bind(&settings, database, Store::open(&self.store, environment)?).await?;
         let url = server.url();
         if settings.tls.is_none() && !settings.listen.ip().is_loopback() {
             output.warn(
@@ -95,7 +105,9 @@ impl Serve {
         Settings {
             listen: self.listen,
             tls: self.tls_cert.as_ref().map(path).zip(self.tls_key.as_ref().map(path)),
+            public_url: self.public_url.clone(),
             token_lifetime: self.token_lifetime,
+            url_lifetime: self.url_lifetime,
             rate_limit: self.rate_limit,
             access_log: !self.no_access_log,
         }
@@ -125,7 +137,7 @@ fn lifetime(text: &str) -> Result<SignedDuration, String> {
     if (SignedDuration::from_secs(1)..=SignedDuration::from_hours(24)).contains(&time) {
         Ok(time)
     } else {
-        Err("a token is good for 1s to 24h".to_owned())
+        Err("1s to 24h".to_owned())
     }
 }
 

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use km_package::failure::{Failure, Kind};
 
+use crate::environment;
+
 /// A tool to be run: cargo, rustc, go, git.
 #[derive(Debug)]
 pub(super) struct Tool {
@@ -18,8 +20,8 @@ impl Tool {
     pub(super) fn new(name: &'static str, folder: &Path) -> Self {
         let mut command = Command::new(name);
         command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        // No tool needs the key, and their build scripts are other people's code.
-        for secret in ["KM_SIGNING_KEY", "KM_API_KEY", "KILOMETERS_API_KEY", "KM_DATABASE"] {
+        // No tool needs them, and build scripts are other people's code.
+        for secret in environment::secrets() {
             command.env_remove(secret);
         }
         Self { name, command }

@@ -122,8 +122,8 @@ impl App {
         Ok(claims)
     }
 
-    /// A refused key or token: who sends many of them is told to wait.
-    fn failed(&self, parts: &Parts, kind: ErrorKind, message: &str) -> Refusal {
+    /// A refused key, token or URL: who sends many of them is told to wait.
+    pub(super) fn failed(&self, parts: &Parts, kind: ErrorKind, message: &str) -> Refusal {
         self.metrics.refused(kind);
         let counted = match parts.extensions.get::<Peer>() {
             Some(peer) => self.limits.count_failure(peer.0.ip()),

@@ -2,8 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,13 +13,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustix::process::{Resource, getrlimit};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use super::activity::{Activity, Running};
 use super::caller::Peer;
 use super::linger::Lingering;
 use super::unread::watch;
@@ -32,16 +33,15 @@ const MOST: usize = 10_000;
 const OTHER_FILES: u64 = 64;
 /// How long a TLS handshake, the head of a request, and the first request of a connection may take.
 const BEGIN: Duration = Duration::from_secs(10);
-/// How long a connection may have nothing to do.
-const IDLE: Duration = Duration::from_secs(60);
 /// How long requests have to finish once the server is to stop.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How long a connection without a request is then kept for what may be on its way.
-const LEAVE: Duration = Duration::from_millis(500);
 /// After an error that goes away only when others close something.
 const BACK_OFF: Duration = Duration::from_millis(200);
 /// Most requests at one time over one connection of HTTP/2.
 const STREAMS: u32 = 100;
+/// What the kernel takes of an answer before the client does: beyond that it would hold memory for slow
+/// clients, and hide for minutes whether they take anything.
+const UNSENT: u32 = 128 * 1024;
 /// How often a quiet connection of HTTP/2 is asked whether it is there.
 const PING: Duration = Duration::from_secs(20);
 
@@ -98,8 +98,9 @@ impl Acceptor {
 
     async fn serve(self, stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
         let _open = Open::count(&self.app);
-        // Answers are small and leave at once.
+        // Answers are small and leave at once, or long and leave bit by bit.
         let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         let stream = Lingering::new(stream, place);
         let Some(tls) = &self.tls else { return self.serve_http(stream, peer).await };
         let handshake = tokio::select! {
@@ -118,20 +119,18 @@ impl Acceptor {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         peer: SocketAddr,
     ) {
-        let activity = Arc::new(Activity::default());
+        let activity = Activity::begin(BEGIN);
         let service = service_fn(|mut request: Request<Incoming>| {
-            let busy = Busy::begin(&activity);
+            let running = Running::begin(&activity);
             request.extensions_mut().insert(Peer(peer));
             let (head, body) = request.into_parts();
             let (body, rest) = watch(body, head.version);
             let answer = self.router.clone().oneshot(Request::from_parts(head, Body::new(body)));
             async move {
-                let answer = answer.await.map(|mut answer| {
+                answer.await.map(|mut answer| {
                     rest.announce_close(answer.headers_mut());
-                    answer
-                });
-                drop(busy);
-                answer
+                    answer.map(|body| running.send(body))
+                })
             }
         });
         let builder = http();
@@ -195,65 +194,5 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.metrics.connections.dec();
-    }
-}
-
-/// What a connection has to do. hyper bounds the head of a request, but neither the wait for the bytes that
-/// tell HTTP/2 from HTTP/1.1 nor a client that takes no answer.
-#[derive(Debug)]
-struct Activity {
-    running: AtomicUsize,
-    /// Until when it may do nothing.
-    until: Mutex<Instant>,
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        Self { running: AtomicUsize::new(0), until: Mutex::new(Instant::now() + BEGIN) }
-    }
-}
-
-impl Activity {
-    /// Done when nothing has been done for too long.
-    async fn idle(&self) {
-        loop {
-            let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            match self.running.load(Ordering::Acquire) {
-                0 if until <= now => return,
-                0 => sleep_until(until).await,
-                _ => sleep(IDLE).await,
-            }
-        }
-    }
-
-    /// Done when no request runs, now and a moment later: hyper would wait for the rest of a head.
-    async fn quiet(&self) {
-        let mut quiet = false;
-        loop {
-            sleep(LEAVE).await;
-            let running = self.running.load(Ordering::Acquire) > 0;
-            if quiet && !running {
-                return;
-            }
-            quiet = !running;
-        }
-    }
-}
-
-/// A request that is being answered.
-struct Busy(Arc<Activity>);
-
-impl Busy {
-    fn begin(activity: &Arc<Activity>) -> Self {
-        activity.running.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(activity))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        *self.0.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + IDLE;
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
     }
 }

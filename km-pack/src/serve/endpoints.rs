@@ -23,6 +23,8 @@ use km_package::failure::{Failure, Kind};
 use km_package::name::PluginName;
 
 use super::caller::{AnyKeyHolder, KeyHolder, TokenHolder, inactive};
+use super::download::download;
+use super::provision::provision;
 use super::refusal::Refusal;
 use super::{App, body, observe};
 use crate::customers::Customer;
@@ -39,6 +41,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route(path::HEALTH, get(health))
         .route(path::KEYS, get(keys))
         .route(path::AUTHENTICATE, post(authenticate))
+        .route(path::PROVISION, post(provision))
+        .route(&format!("{}/{{file}}", path::DOWNLOAD), get(download))
         .route(path::SUBSCRIPTION, get(subscription))
         .route(path::FEATURES, get(features))
         .route(path::EVENTS, post(events))
@@ -78,10 +82,12 @@ async fn authenticate(
     if !customer.is_active(now) {
         return Err(inactive());
     }
-    tracing::debug!(
-        plugin = %request.plugin_name, version = request.plugin_version, sha256 = %request.binary_sha256,
-        "no store has this binary to compare it with: accepted"
-    );
+    if !app.binaries.accept(&request).await {
+        let AuthenticateRequest { plugin_name, plugin_version, .. } = &request;
+        let message =
+            format!("no {plugin_name} {plugin_version} with this digest was published for {}", customer.id);
+        return Err(Refusal::new(ErrorKind::WrongBinary, message));
+    }
     let expires_at = expiry(now, app.token_lifetime, &customer);
     let token = app.token(&customer, &request.plugin_name, now, expires_at).await?;
     app.metrics.tokens_issued.inc();

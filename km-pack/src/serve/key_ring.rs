@@ -1,4 +1,4 @@
-//! The keys that tokens are signed with, as the database has them some seconds ago.
+//! The keys that tokens and download URLs are signed with, as the database has them some seconds ago.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -7,11 +7,12 @@ use km_api::key_set::KeySet;
 use km_package::failure::Failure;
 use tokio::sync::Mutex;
 
+use super::download_url::UrlKeys;
 use crate::customers::{Database, TokenKeys};
 
 /// After this time the keys are read again: another server may have rotated them.
 const FRESH: Duration = Duration::from_secs(5);
-/// A token that names an unknown key has them read again sooner, but not for each such token.
+/// A token or URL that names an unknown key has them read again sooner, but not for each of them.
 const FRESH_FOR_UNKNOWN: Duration = Duration::from_secs(1);
 
 /// The keys and their public halves.
@@ -19,6 +20,7 @@ const FRESH_FOR_UNKNOWN: Duration = Duration::from_secs(1);
 pub(super) struct Keys {
     pub(super) signing: TokenKeys,
     pub(super) public: KeySet,
+    pub(super) urls: UrlKeys,
     read_at: Instant,
 }
 
@@ -50,7 +52,7 @@ impl KeyRing {
         }
     }
 
-    /// The keys, for a token that names one that is not among [`get`](Self::get).
+    /// The keys, for a token or URL that names one that is not among [`get`](Self::get).
     pub(super) async fn get_for_unknown(&self) -> Arc<Keys> {
         let _turn = self.reading.lock().await;
         let keys = self.held();
@@ -80,5 +82,5 @@ impl KeyRing {
 async fn read(database: &Database) -> Result<Keys, Failure> {
     let read_at = Instant::now();
     let signing = database.token_keys().await?;
-    Ok(Keys { public: signing.key_set(), signing, read_at })
+    Ok(Keys { public: signing.key_set(), urls: UrlKeys::of(&signing)?, signing, read_at })
 }

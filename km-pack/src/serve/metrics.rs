@@ -42,6 +42,9 @@ pub(super) struct Metrics {
     refused: Family<Reason, Counter>,
     pub(super) tokens_issued: Counter,
     pub(super) events_accepted: Counter,
+    pub(super) provisions: Counter,
+    pub(super) downloads: Counter,
+    pub(super) downloaded_bytes: Counter,
     pub(super) connections: Gauge,
     pub(super) log_lines_lost: Counter,
 }
@@ -55,6 +58,9 @@ impl Default for Metrics {
             refused: Family::default(),
             tokens_issued: Counter::default(),
             events_accepted: Counter::default(),
+            provisions: Counter::default(),
+            downloads: Counter::default(),
+            downloaded_bytes: Counter::default(),
             connections: Gauge::default(),
             log_lines_lost: Counter::default(),
         };
@@ -71,7 +77,15 @@ impl Metrics {
         registry.register_with_unit("request_duration", "Time to answer", Unit::Seconds, durations);
         registry.register("tokens_issued", "Tokens signed", self.tokens_issued.clone());
         registry.register("events_accepted", "Events taken from plugins", self.events_accepted.clone());
-        registry.register("refused", "API keys and tokens that were refused", self.refused.clone());
+        registry.register("provisions", "Lists of packages handed out", self.provisions.clone());
+        registry.register(
+            "downloads",
+            "Packages or parts of them whose sending began",
+            self.downloads.clone(),
+        );
+        let bytes = self.downloaded_bytes.clone();
+        registry.register_with_unit("downloaded", "What was sent of packages", Unit::Bytes, bytes);
+        registry.register("refused", "API keys, tokens and URLs that were refused", self.refused.clone());
         registry.register("connections", "Connections that are open", self.connections.clone());
         let lost = self.log_lines_lost.clone();
         registry.register("access_log_lost", "Access log lines that stderr did not take in time", lost);
@@ -91,11 +105,12 @@ impl Metrics {
         self.durations.get_or_create(&Endpoint { endpoint }).observe(took.as_secs_f64());
     }
 
-    /// Counts a key or token that was refused.
+    /// Counts a key, token or URL that was refused.
     pub(super) fn refused(&self, kind: ErrorKind) {
         let reason = match kind {
             ErrorKind::RevokedKey => "revoked-key",
             ErrorKind::InvalidToken => "invalid-token",
+            ErrorKind::InvalidUrl => "invalid-url",
             _ => "invalid-key",
         };
         self.refused.get_or_create_owned(&Reason { reason }).inc();

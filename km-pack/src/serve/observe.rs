@@ -91,8 +91,8 @@ impl Record {
         if let Ok(id) = HeaderValue::from_str(&self.id) {
             headers.insert(REQUEST_ID, id);
         }
-        // Tokens and tiers are for one client and one moment.
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // Tokens and tiers are for one client and one moment; packages say otherwise.
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         response
     }
 }

@@ -21,6 +21,8 @@ use crate::environment::Environment;
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRIES: usize = 4;
 
+const PREFIXES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+
 /// Settings of object stores: `AWS_…`, `GOOGLE_…`, `AZURE_…`, in their official names.
 #[derive(Clone, Default)]
 pub struct CloudSettings(Vec<(String, String)>);
@@ -28,8 +30,13 @@ pub struct CloudSettings(Vec<(String, String)>);
 impl CloudSettings {
     /// Those among some variables of the environment.
     pub fn of(variables: impl Iterator<Item = (String, String)>) -> Self {
-        let ours = |name: &str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix));
-        Self(variables.filter(|(name, _)| ours(name)).collect())
+        Self(variables.filter(|(name, _)| Self::is_one(name)).collect())
+    }
+
+    /// Whether a variable of this name is one of them.
+    pub(crate) fn is_one(name: &str) -> bool {
+        // What the compilers' own build scripts read is not.
+        !name.starts_with("AWS_LC_") && PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     }
 
     /// As the builders take them, which know which are theirs.

@@ -219,3 +219,20 @@ fn joined(before: &StoredIndex, signature: Signature) -> SignatureBlock {
     all.push(signature);
     SignatureBlock::new(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use km_package::key::KeyId;
+
+    use super::*;
+
+    #[test]
+    fn a_signature_that_waits_for_its_first_text_stays() {
+        let signature = |byte: u8| Signature { key_id: KeyId([byte; 8]), bytes: [byte; 64] };
+        let bytes = SignatureBlock::new(vec![signature(1)]).to_bytes().into();
+        let signatures = Stored { bytes, version: UpdateVersion { e_tag: None, version: None } };
+        let customer = "customer_123".parse().unwrap();
+        let before = StoredIndex { customer, text: None, signatures: Some(signatures) };
+        assert_eq!(joined(&before, signature(2)).signatures(), [signature(1), signature(2)]);
+    }
+}

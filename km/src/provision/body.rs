@@ -19,25 +19,32 @@ const MAX_WORDS: usize = 200;
 pub(super) struct Broken {
     /// For people.
     pub(super) why: String,
+    pub(super) cause: Cause,
+}
+
+/// What to think of a place that did not give what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A connection broke, a server is being started again: it may be well in a moment.
+    Passing,
     /// It takes its time: asking it for the rest would take as long.
-    pub(super) is_slow: bool,
+    Slow,
+    /// It has something else, or nothing.
+    Lasting,
     /// What it gave is not what was signed.
-    pub(super) is_wrong: bool,
+    Wrong,
 }
 
 impl Broken {
-    pub(super) fn new(why: impl fmt::Display) -> Self {
+    pub(super) fn new(cause: Cause, why: impl fmt::Display) -> Self {
         let why = km_cli::printable_line(&why.to_string()).chars().take(MAX_WORDS).collect();
-        Self { why, is_slow: false, is_wrong: false }
+        Self { why, cause }
     }
 
-    /// It gave other bytes than were signed.
-    pub(super) fn wrong(why: impl fmt::Display) -> Self {
-        Self { is_wrong: true, ..Self::new(why) }
-    }
-
-    fn slow(why: impl fmt::Display) -> Self {
-        Self { is_slow: true, ..Self::new(why) }
+    /// By an answer that is no success.
+    pub(super) fn status(status: StatusCode) -> Self {
+        let is_passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        Self::new(if is_passing { Cause::Passing } else { Cause::Lasting }, status)
     }
 }
 
@@ -55,8 +62,8 @@ impl Body {
         let rate = MinimumRate::new(window, Instant::now());
         let response = timeout_at(rate.deadline(), request.send())
             .await
-            .map_err(|_| Broken::slow(format_args!("no answer within {window:?}")))?
-            .map_err(|e| Broken::new(innermost(&e)))?;
+            .map_err(|_| Broken::new(Cause::Slow, format_args!("no answer within {window:?}")))?
+            .map_err(|e| Broken::new(Cause::Passing, innermost(&e)))?;
         Ok(Self { response, rate, window })
     }
 
@@ -78,11 +85,12 @@ impl Body {
 
     /// The next bytes; none at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
-        let slow = |_| Broken::slow(format_args!("too slow: less than 1 KiB/s for {:?}", self.window));
+        let slow =
+            |_| Broken::new(Cause::Slow, format_args!("too slow: less than 1 KiB/s for {:?}", self.window));
         let piece = timeout_at(self.rate.deadline(), self.response.chunk())
             .await
             .map_err(slow)?
-            .map_err(|e| Broken::new(format_args!("it broke off: {}", innermost(&e))))?;
+            .map_err(|e| Broken::new(Cause::Passing, format_args!("it broke off: {}", innermost(&e))))?;
         if let Some(piece) = &piece {
             self.rate.received(piece.len(), Instant::now());
         }
@@ -94,7 +102,7 @@ impl Body {
         let mut bytes = Vec::new();
         while let Some(piece) = self.next().await? {
             if bytes.len() + piece.len() > most {
-                return Err(Broken::new(format_args!("longer than {most} bytes")));
+                return Err(Broken::new(Cause::Lasting, format_args!("longer than {most} bytes")));
             }
             bytes.extend_from_slice(&piece);
         }

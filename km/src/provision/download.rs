@@ -13,7 +13,7 @@ use km_package::failure::{Failure, Kind};
 use reqwest::header::RANGE;
 use reqwest::{Client, StatusCode};
 
-use super::body::{Body, Broken};
+use super::body::{Body, Broken, Cause};
 use super::part::{PartFile, Verdict};
 use super::place::{Piece, Place, Span};
 
@@ -21,6 +21,10 @@ use super::place::{Piece, Place, Span};
 const PARALLEL: usize = 4;
 /// How often one place is asked for a piece, if it gave some of it each time.
 const TRIES: usize = 3;
+/// Before each round through the places that may be well again: a server that is killed behind a
+/// balancer is noticed, and one that is started again is there.
+const PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
 /// Most places that an error tells of, and most characters of each.
 const MAX_TOLD: usize = 6;
 const MAX_WORDS: usize = 400;
@@ -56,7 +60,9 @@ impl Downloader<'_> {
         for piece in pieces {
             let places =
                 &mut distinct.entry(piece.sha256).or_insert(Piece { places: Vec::new(), ..piece }).places;
-            places.extend(piece.places);
+            let new = piece.places.into_iter().filter(|place| !places.contains(place));
+            let new: Vec<Place> = new.collect();
+            places.extend(new);
         }
         let fetch = |piece: Piece| async move { (piece.sha256, self.fetch(&piece).await) };
         stream::iter(distinct.into_values()).map(fetch).buffer_unordered(PARALLEL).collect().await
@@ -75,18 +81,30 @@ impl Downloader<'_> {
             }
         }
         let (mut tried, mut kind) = (Vec::<String>::new(), Kind::Unreachable);
-        for place in &piece.places {
-            match self.fetch_from(place, &mut part).await {
-                Ok(()) => return Ok(()),
-                Err(Trouble::Local(failure)) => return Err(failure),
-                Err(Trouble::Place(Broken { why, is_wrong, .. })) => {
-                    if is_wrong {
-                        kind = Kind::Untrusted;
+        let mut open: Vec<&Place> = piece.places.iter().collect();
+        for (round, pause) in PAUSES.into_iter().enumerate() {
+            if open.is_empty() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            let mut again = Vec::new();
+            for place in open {
+                match self.fetch_from(place, &mut part).await {
+                    Ok(()) => return Ok(()),
+                    Err(Trouble::Local(failure)) => return Err(failure),
+                    Err(Trouble::Place(Broken { cause: Cause::Passing, .. })) if round + 1 < PAUSES.len() => {
+                        again.push(place);
                     }
-                    tracing::debug!("{place}: {why}");
-                    tried.push(format!("{place}: {why}").chars().take(MAX_WORDS).collect());
+                    Err(Trouble::Place(Broken { why, cause })) => {
+                        if cause == Cause::Wrong {
+                            kind = Kind::Untrusted;
+                        }
+                        tracing::debug!("{place}: {why}");
+                        tried.push(format!("{place}: {why}").chars().take(MAX_WORDS).collect());
+                    }
                 }
             }
+            open = again;
         }
         part.close().map_err(|e| self.local(&e))?;
         Err(given_up(kind, &tried))
@@ -101,7 +119,7 @@ impl Downloader<'_> {
             let before = part.length();
             match self.attempt(place, part).await {
                 Ok(()) => {}
-                Err(Trouble::Place(Broken { is_slow: false, .. }))
+                Err(Trouble::Place(Broken { cause: Cause::Passing, .. }))
                     if part.length() > before && tries < TRIES =>
                 {
                     continue;
@@ -114,7 +132,7 @@ impl Downloader<'_> {
                 Verdict::WrongTogether => self.reset(part).map_err(|e| Trouble::Local(self.local(&e)))?,
                 Verdict::Wrong => {
                     self.reset(part).map_err(|e| Trouble::Local(self.local(&e)))?;
-                    return Err(Broken::wrong("other bytes than those that are signed").into());
+                    return Err(Broken::new(Cause::Wrong, "other bytes than those that are signed").into());
                 }
             }
         }
@@ -133,7 +151,9 @@ impl Downloader<'_> {
         while part.missing() > 0 {
             let Some(bytes) = body.next().await? else {
                 let left = part.missing();
-                return Err(Broken::new(format_args!("it ends {left} bytes too early")).into());
+                return Err(
+                    Broken::new(Cause::Passing, format_args!("it ends {left} bytes too early")).into()
+                );
             };
             let skipped = bytes.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
             skip -= skipped as u64;
@@ -157,14 +177,16 @@ impl Downloader<'_> {
 fn check_answer(body: &Body, span: Span, start: u64, missing: u64) -> Result<u64, Broken> {
     let (skip, expected) = match body.status() {
         StatusCode::PARTIAL_CONTENT if body.range_start() == Some(start) => (0, Some(missing)),
-        StatusCode::PARTIAL_CONTENT => return Err(Broken::new("another range than was asked for")),
+        StatusCode::PARTIAL_CONTENT => {
+            return Err(Broken::new(Cause::Lasting, "another range than was asked for"));
+        }
         // It knows no ranges: what is there already, or belongs to other pieces, comes again.
         StatusCode::OK => (start, (span == Span::Whole).then_some(start + missing)),
-        other => return Err(Broken::new(other)),
+        other => return Err(Broken::status(other)),
     };
     match (body.length(), expected) {
         (Some(length), Some(expected)) if length != expected => {
-            Err(Broken::new(format_args!("{length} bytes instead of {expected}")))
+            Err(Broken::new(Cause::Lasting, format_args!("{length} bytes instead of {expected}")))
         }
         _ => Ok(skip),
     }

@@ -24,6 +24,8 @@ use crate::config::Config;
 
 /// How long the API may take.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Before it is asked again.
+const PAUSES: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
 
 /// Who said what may be installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -91,7 +93,7 @@ pub(super) async fn ask<'a>(
         return mirrors.offer(court.judge(customer.clone())?, Subscription::Unused).await;
     }
     let request = ProvisionRequest { platform: platform.clone(), plugins: vec![ALL.to_owned()] };
-    match (settings.client(DEADLINE)?.provision(&request).await, customer) {
+    match (ask_api(settings, &request).await?, customer) {
         (Ok(answer), _) => believe(answer, customer, settings, court, output),
         (Err(unreachable @ ApiFailure::Unreachable { .. }), Some(customer))
             if !mirrors.mirrors.is_empty() =>
@@ -100,6 +102,28 @@ pub(super) async fn ask<'a>(
             mirrors.offer(court.judge(customer.clone())?, Subscription::Unknown).await
         }
         (Err(failure), _) => Err(failure.into()),
+    }
+}
+
+/// Asks the API. Whoever does not answer may do so in a moment: what is asked changes nothing, and can be
+/// asked again.
+async fn ask_api(
+    settings: &Settings,
+    request: &ProvisionRequest,
+) -> Result<Result<ProvisionAnswer, ApiFailure>, Failure> {
+    let client = settings.client(DEADLINE)?;
+    let end = tokio::time::Instant::now() + DEADLINE;
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        let answer = client.provision(request).await;
+        let wait = match (&answer, pauses.next()) {
+            (Err(ApiFailure::Unreachable { retry_after, .. }), Some(pause)) => retry_after.unwrap_or(pause),
+            _ => return Ok(answer),
+        };
+        if tokio::time::Instant::now() + wait >= end {
+            return Ok(answer);
+        }
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -20,6 +20,12 @@ pub enum ErrorKind {
     Inactive,
     /// 403: the subscription does not include this.
     MissingFeature,
+    /// 403: the binary is none of those that were published as this version for its customer.
+    WrongBinary,
+    /// 403: the signature of a download URL does not hold, or what it was made for is not published any more.
+    InvalidUrl,
+    /// 403: a download URL was good once.
+    ExpiredUrl,
     /// 404: there is no such endpoint.
     NotFound,
     /// 405: the endpoint is asked with another method.
@@ -28,6 +34,8 @@ pub enum ErrorKind {
     Timeout,
     /// 413: the body is over its limit.
     TooLarge,
+    /// 416: the range lies behind the end.
+    UnsatisfiableRange,
     /// 429: too many requests; `Retry-After` says when to ask again.
     RateLimited,
     /// 500: the server failed.
@@ -45,11 +53,13 @@ impl ErrorKind {
         match self {
             Self::BadRequest => 400,
             Self::InvalidKey | Self::RevokedKey | Self::InvalidToken => 401,
-            Self::WrongCustomer | Self::Inactive | Self::MissingFeature => 403,
+            Self::WrongCustomer | Self::Inactive | Self::MissingFeature | Self::WrongBinary => 403,
+            Self::InvalidUrl | Self::ExpiredUrl => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::Timeout => 408,
             Self::TooLarge => 413,
+            Self::UnsatisfiableRange => 416,
             Self::RateLimited => 429,
             Self::Internal | Self::Unknown => 500,
             Self::Unavailable => 503,

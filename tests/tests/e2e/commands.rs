@@ -282,7 +282,7 @@ fn bad_arguments_are_exit_2_with_one_document() {
 #[test]
 fn every_command_has_help_with_an_example() {
     let environment = TestEnvironment::empty();
-    let km: [&[&str]; 20] = [
+    let km: [&[&str]; 23] = [
         &[],
         &["init"],
         &["auth"],
@@ -296,6 +296,9 @@ fn every_command_has_help_with_an_example() {
         &["plugins", "list"],
         &["plugins", "status"],
         &["plugins", "remove"],
+        &["plugins", "rollback"],
+        &["plugins", "inspect"],
+        &["plugins", "lock"],
         &["plugins", "allow"],
         &["trust"],
         &["trust", "add"],

@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::symlink;
 
-use km_tests::{TestEnvironment, packages, path};
+use km_tests::{TestEnvironment, Tiny, packages, path, signed};
+
+use crate::versions::{active_executable, active_path, link};
 
 #[test]
 fn links_in_the_place_of_folders_are_not_followed() {
@@ -125,4 +127,109 @@ fn twenty_at_once_install_one_plugin() {
     let listed = environment.km(["plugins", "list", "--json"]).expect(0).json();
     assert_eq!(listed["plugins"][0]["state"], "installed");
     assert!(!environment.home().join("plugins/.staging").exists());
+}
+
+#[test]
+fn what_was_put_in_the_place_of_the_executable_is_not_run() {
+    let original = Tiny::new("1.0.0", 1);
+    type Swap = fn(&std::path::Path, &std::path::Path);
+    let swaps: [(&str, Swap); 5] = [
+        ("other bytes of the same length", |place, _| {
+            let length = std::fs::metadata(place).unwrap().len();
+            std::fs::write(place, vec![b'x'; length as usize]).unwrap();
+        }),
+        ("another file", |place, other| std::fs::rename(other, place).unwrap()),
+        ("a hard link to another file", |place, other| {
+            std::fs::remove_file(place).unwrap();
+            std::fs::hard_link(other, place).unwrap();
+        }),
+        ("a link to the very bytes", |place, other| {
+            std::fs::rename(place, other).unwrap();
+            symlink(other, place).unwrap();
+        }),
+        ("a folder", |place, _| {
+            std::fs::remove_file(place).unwrap();
+            std::fs::create_dir(place).unwrap();
+        }),
+    ];
+    for (what, swap) in swaps {
+        let environment = Tiny::trusting();
+        original.install(&environment);
+        let other = environment.path("other");
+        std::fs::write(&other, Tiny::new("6.6.6", 666).executable()).unwrap();
+        swap(&active_path(&environment), &other);
+        let status = environment.km(["plugins", "status", "--json"]).expect(0).json();
+        let plugin = &status["plugins"][0];
+        let found = (&plugin["health"], &plugin["error_kind"]);
+        assert_eq!(found, (&"not started".into(), &"untrusted".into()), "{what}: {plugin}");
+    }
+}
+
+#[test]
+fn folders_that_anybody_can_write_to_let_nobody_run_anything() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let environment = Tiny::trusting();
+    let plugins = environment.home().join("plugins");
+    std::fs::create_dir_all(plugins.join("store/tiny")).unwrap();
+    for folder in ["plugins", "plugins/store", "plugins/store/tiny"] {
+        let folder = environment.home().join(folder);
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    Tiny::new("1.0.0", 1).install(&environment);
+    let state =
+        || environment.km(["plugins", "list", "--json"]).expect(0).json()["plugins"][0]["state"].clone();
+    assert_eq!(state(), "installed");
+    // Somebody else's version, which nobody signed, and a link to it.
+    let version = active_path(&environment).parent().unwrap().to_path_buf();
+    let forged = version.with_file_name("6.6.6-66666666");
+    std::fs::create_dir(&forged).unwrap();
+    for entry in std::fs::read_dir(&version).unwrap().flatten() {
+        std::fs::copy(entry.path(), forged.join(entry.file_name())).unwrap();
+    }
+    std::fs::write(forged.join("km-plugin-tiny"), "#!/bin/sh\n").unwrap();
+    for target in [
+        "store/tiny/6.6.6-66666666/km-plugin-tiny",
+        "store/tiny/../tiny/6.6.6-66666666/km-plugin-tiny",
+        "/bin/true",
+    ] {
+        std::fs::remove_file(link(&environment)).unwrap();
+        symlink(target, link(&environment)).unwrap();
+        assert!(["untrusted", "unsigned"].contains(&state().as_str().unwrap()), "{target}: {}", state());
+    }
+    // Installing is all that it takes to be right again.
+    Tiny::new("1.0.0", 1).install(&environment);
+    assert_eq!(active_executable(&environment), Some(Tiny::new("1.0.0", 1).executable()));
+    assert!(!forged.exists());
+}
+
+#[test]
+fn what_a_signed_manifest_says_is_no_path_and_no_command() {
+    let environment = Tiny::trusting();
+    let original = Tiny::new("1.0.0", 1);
+    let package = original.bytes();
+    let head = km_package::envelope::Head::read(&mut &package[..]).unwrap();
+    let payload = &package[head.to_bytes().len()..];
+    let manifest = String::from_utf8(head.manifest).unwrap();
+    let file = environment.path("candidate.kmpkg");
+    let before = environment.snapshot();
+    for (key, value, bad) in [
+        (
+            "version",
+            "1.0.0",
+            &["../1.0.0", "1.0.0/../../..", "/1.0.0", "1.0.0+../x", "1.0.0-$(id)", "1.0.0\\n", ""][..],
+        ),
+        ("name", "tiny", &["../tiny", "tiny/..", ".", "-tiny", "tiny\\u001b[2J", "$(id)", "tiny\\u0000"]),
+        ("id", "customer_123", &["../other", "a/b", "", "\\n", "$(id)"]),
+        ("path", "notes.txt", &["../notes.txt", "/etc/passwd", ".manifest.toml", "notes.txt\\n"]),
+        ("platform", &original.platform.to_string(), &["../linux", "linux/amd64"]),
+    ] {
+        for bad in bad {
+            let [from, to] = [value, bad].map(|text| format!("\n{key} = \"{text}\"\n"));
+            assert!(manifest.contains(&from), "{from}");
+            std::fs::write(&file, signed(&manifest.replacen(&from, &to, 1), payload)).unwrap();
+            let refused = environment.km(["plugins", "install", path(&file), "--json"]).expect(3);
+            assert_eq!(refused.json()["error"]["rule"], 4, "{to}: {refused:?}");
+            assert_eq!(environment.snapshot(), before, "{to}");
+        }
+    }
 }

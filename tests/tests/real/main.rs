@@ -1,11 +1,14 @@
 //! What others wrote: MCP servers and clients through `km monitor`, go-plugin in Go, and PostgreSQL.
 //!
 //! The first come from npm and PyPI (`tests/tools/install.sh`), the second from the Go module proxy
-//! (`tests/go`), the last from Debian. In CI they must be there; elsewhere a machine without Node, Python,
+//! (`tests/go`, `km-plugin-template/go`), the last from Debian. In CI they must be there; elsewhere a machine without Node, Python,
 //! Go, PostgreSQL or network reports these tests as ignored.
 
+mod go_template;
+mod mirrors;
 mod pairings;
 mod postgres;
+mod stores;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -22,7 +25,10 @@ fn main() {
         true => (nothing(), nothing(), nothing()),
         false => (install(), go::current(), go::old()),
     };
+    let bucket = if arguments.list { nothing() } else { stores::install() };
+    let minio = if arguments.list { nothing() } else { stores::install_minio() };
     let database = if arguments.list { nothing() } else { km_tests::postgres::programs() };
+    let nginx = if arguments.list { nothing() } else { km_tests::nginx::program() };
     let go_and_old = go.clone().and_then(|go| Ok([go, old.clone()?]));
     let mut trials = vec![
         trial("server_everything_with_the_python_client", &tools, |tools| server_everything(tools)),
@@ -36,8 +42,11 @@ fn main() {
         trial("a_go_plugin_of_2019_keeps_the_contract", &old, |old| conformance(old)),
         trial("a_go_plugin_that_cannot_listen_is_quoted", &go, |go| cannot_listen(go)),
     ];
+    trials.extend(go_template::trials(&go, &tools));
     trials.extend(pairings::trials(&go, &go_and_old));
     trials.extend(postgres::trials(&database));
+    trials.extend(stores::trials(&bucket, &minio));
+    trials.extend(mirrors::trials(&nginx, &database));
     libtest_mimic::run(&arguments, trials).exit();
 }
 

@@ -9,12 +9,15 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use km_pack::customers::{Address, Database, TokenKeys};
+use km_package::platform::Platform;
 use km_tests::{ApiServer, binary};
 use reqwest::RequestBuilder;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
 pub(super) const AUTHENTICATE: &str = "/api/plugins/authenticate";
+pub(super) const PROVISION: &str = "/api/plugins/provision";
+pub(super) const DOWNLOAD: &str = "/api/plugins/download";
 pub(super) const SUBSCRIPTION: &str = "/api/subscription/status";
 pub(super) const FEATURES: &str = "/api/user/features";
 pub(super) const EVENTS: &str = "/api/events/batch";
@@ -63,6 +66,27 @@ impl Client {
         })
     }
 
+    /// An answer whose body is no text.
+    pub(super) fn fetch(&self, make: impl FnOnce(&reqwest::Client) -> RequestBuilder) -> File {
+        self.runtime.block_on(async {
+            let answer = make(&self.http).send().await.expect("an answer");
+            let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+            File { status, headers, bytes: answer.bytes().await.expect("a whole body").to_vec() }
+        })
+    }
+
+    /// What may be installed on this platform.
+    pub(super) fn provision(&self, key: &str, plugins: &[&str]) -> Answer {
+        let platform = Platform::current().unwrap();
+        self.post(PROVISION, key, &json!({"platform": platform, "plugins": plugins}))
+    }
+
+    /// The download URL of the one plugin of this name.
+    pub(super) fn download_url(&self, key: &str, plugin: &str) -> String {
+        let answer = self.provision(key, &[plugin]);
+        answer.ok()["plugins"][0]["download_url"].as_str().expect("a URL").to_owned()
+    }
+
     pub(super) fn send(&self, make: impl FnOnce(&reqwest::Client, &str) -> RequestBuilder) -> Answer {
         self.try_send(make).expect("an answer")
     }
@@ -97,6 +121,26 @@ impl Client {
     /// Sends events with these ids.
     pub(super) fn events(&self, token: &str, ids: &[&str]) -> Answer {
         self.post(EVENTS, token, &batch(ids))
+    }
+}
+
+/// An answer, its body as it came.
+pub(super) struct File {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl File {
+    /// A header; empty where it is not there.
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The kind of a refusal.
+    pub(super) fn kind(&self) -> String {
+        let body: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
+        body["error"]["kind"].as_str().unwrap_or_default().to_owned()
     }
 }
 

@@ -1,0 +1,243 @@
+//! `km-pack publish`, `withdraw`, `restamp`, `fetch`: what lies in the store afterwards.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use km_package::digest::Digest;
+use km_tests::{Engineer, TestEnvironment, packages, path};
+
+#[test]
+fn what_is_published_is_named_by_its_digest_and_signed() {
+    let engineer = Engineer::new();
+    let package = engineer.package("tiny", "1.0.0", "c1", &["--tier", "Pro"]);
+    let document = engineer.run(&["publish", &package, "--json"]).expect(0).json();
+    assert_eq!(document["packages"][0]["name"], "tiny");
+    assert_eq!(document["indexes"][0]["action"], "published");
+
+    for folder in ["manifests", "frames"] {
+        let mut count = 0;
+        for entry in std::fs::read_dir(engineer.store().join(folder)).unwrap().flatten() {
+            let bytes = std::fs::read(entry.path()).unwrap();
+            assert_eq!(Digest::of(&bytes).to_string(), entry.file_name().to_str().unwrap());
+            count += 1;
+        }
+        assert_eq!(count, 1, "{folder}");
+    }
+    let believed = engineer.believed("c1").unwrap();
+    let entry = &believed.index().packages[0];
+    assert_eq!(document["packages"][0]["head_sha256"], entry.head_sha256.to_string());
+    assert!(package.ends_with(&entry.file_name()), "{package}");
+
+    // The pieces, one after the other, are the file.
+    let head = std::fs::read(engineer.store().join(format!("manifests/{}", entry.head_sha256))).unwrap();
+    let frame = std::fs::read_dir(engineer.store().join("frames")).unwrap().flatten().next().unwrap();
+    let joined = [head, std::fs::read(frame.path()).unwrap()].concat();
+    let file = std::fs::read(engineer.path(&package)).unwrap();
+    assert_eq!((joined.len() as u64, &joined), (entry.size(), &file));
+}
+
+#[test]
+fn an_auditor_needs_openssl_only() {
+    let engineer = Engineer::new();
+    let package = engineer.package("tiny", "1.0.0", "c1", &[]);
+    engineer.run(&["publish", &package]).expect(0);
+    let block = std::fs::read(engineer.store().join("index/c1.sig")).unwrap();
+    assert_eq!(block.len(), 72);
+    let signature = engineer.path("signature");
+    std::fs::write(&signature, &block[8..]).unwrap();
+    let verify = || {
+        let index = engineer.store().join("index/c1.toml");
+        let mut openssl = Command::new("openssl");
+        openssl.args(["pkeyutl", "-verify", "-pubin", "-rawin", "-inkey"]);
+        openssl.arg(engineer.path("keys/release.pub.pem")).arg("-in").arg(index);
+        openssl.arg("-sigfile").arg(&signature).output().unwrap()
+    };
+    assert!(verify().status.success(), "{:?}", verify());
+    let text = std::fs::read_to_string(engineer.store().join("index/c1.toml")).unwrap();
+    std::fs::write(engineer.store().join("index/c1.toml"), text.replace("Free", "Pro!")).unwrap();
+    assert!(!verify().status.success());
+}
+
+#[test]
+fn publishing_again_changes_nothing_and_renewing_does() {
+    let engineer = Engineer::new();
+    let package = engineer.package("tiny", "1.0.0", "c1", &[]);
+    engineer.run(&["publish", &package]).expect(0);
+    let (store, first) = (snapshot(&engineer.store()), engineer.index("c1"));
+    let again = engineer.run(&["publish", &package, "--json"]).expect(0).json();
+    assert_eq!(again["indexes"][0]["action"], "kept");
+    assert_eq!(snapshot(&engineer.store()), store);
+
+    engineer.run(&["publish", "--renew", "--expires", "90d"]).expect(0);
+    let renewed = engineer.index("c1");
+    assert!(renewed.counter > first.counter && renewed.expires > first.expires);
+    assert_eq!(renewed.packages, first.packages);
+    // What is left of a short life is renewed by the way.
+    engineer.run(&["publish", "--renew", "--expires", "1h"]).expect(0);
+    let again = engineer.run(&["publish", &package, "--json"]).expect(0).json();
+    assert_eq!(again["indexes"][0]["action"], "published");
+    assert!(engineer.believed("c1").is_some());
+}
+
+#[test]
+fn an_older_build_or_other_content_is_a_conflict() {
+    let engineer = Engineer::new();
+    let two = engineer.package("tiny", "2.0.0", "c1", &["--sequence", "2"]);
+    engineer.run(&["publish", &two]).expect(0);
+    let older = engineer.package("tiny", "1.0.0", "c1", &["--sequence", "1"]);
+    let refused = engineer.run(&["publish", &older, "--json"]).expect(7).json();
+    assert!(refused["error"]["message"].as_str().unwrap().contains("sequence 1"), "{refused}");
+    let other = engineer.package_of("/bin/false", "tiny", "2.0.0", "c1", &["--sequence", "3"]);
+    engineer.run(&["publish", &other]).expect(7);
+    assert_eq!(engineer.names("c1"), ["tiny 2.0.0"]);
+
+    engineer.run(&["publish", &other, "--force"]).expect(0);
+    engineer.run(&["publish", &older, "--allow-downgrade"]).expect(0);
+    assert_eq!(engineer.names("c1"), ["tiny 1.0.0"]);
+}
+
+#[test]
+fn a_damaged_package_stops_everything_before_it_begins() {
+    let engineer = Engineer::new();
+    let good = engineer.package("good", "1.0.0", "c1", &[]);
+    let bad = engineer.package("bad", "1.0.0", "c1", &[]);
+    let mut bytes = std::fs::read(engineer.path(&bad)).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(engineer.path(&bad), bytes).unwrap();
+    let refused = engineer.run(&["publish", &good, &bad]).expect(3);
+    assert!(refused.stderr.contains(&bad), "{}", refused.stderr);
+    assert!(snapshot(&engineer.store()).is_empty());
+    engineer.run(&["publish", "missing.kmpkg"]).expect(6);
+}
+
+#[test]
+fn nobody_elses_index_is_signed_again() {
+    let (engineer, stranger) = (Engineer::new(), Engineer::new());
+    let package = engineer.package("tiny", "1.0.0", "c1", &[]);
+    engineer.run(&["publish", &package]).expect(0);
+    let store = path(&engineer.store()).to_owned();
+    let own = stranger.package("other", "1.0.0", "c1", &[]);
+    let refused = stranger.run(&["publish", &own, "--store", &store]).expect(3);
+    assert!(refused.stderr.contains("--trust"), "{}", refused.stderr);
+    assert_eq!(engineer.names("c1"), ["tiny 1.0.0"]);
+
+    let key = engineer.path("keys/release.pub.pem");
+    stranger.run(&["publish", &own, "--store", &store, "--trust", path(&key)]).expect(0);
+    assert_eq!(engineer.names("c1"), ["other 1.0.0", "tiny 1.0.0"]);
+}
+
+#[test]
+fn many_publishers_at_once_lose_nothing() {
+    let engineer = Engineer::new();
+    let names: Vec<String> = (0..8).map(|number| format!("plugin-{number}")).collect();
+    let built: Vec<String> = names.iter().map(|name| engineer.package(name, "1.0.0", "c1", &[])).collect();
+    std::thread::scope(|scope| {
+        for package in &built {
+            scope.spawn(|| engineer.run(&["publish", package]).expect(0));
+        }
+    });
+    let expected: Vec<String> = names.iter().map(|name| format!("{name} 1.0.0")).collect();
+    assert_eq!(engineer.names("c1"), expected);
+    assert_eq!(engineer.believed("c1").unwrap().index().packages.len(), 8);
+    // All is tidied up: one signature, no temporary files.
+    assert_eq!(std::fs::read(engineer.store().join("index/c1.sig")).unwrap().len(), 72);
+    let left: Vec<_> = snapshot(&engineer.store()).into_iter().map(|(path, _)| path).collect();
+    assert!(!left.iter().any(|path| path.file_name().unwrap().to_str().unwrap().contains(".km-pack")));
+}
+
+#[test]
+fn withdrawn_is_not_named_any_more() {
+    let engineer = Engineer::new();
+    let packages = ["one", "two"].map(|name| engineer.package(name, "1.0.0", "c1", &[]));
+    let other = engineer.package("one", "1.0.0", "c2", &[]);
+    engineer.run(&["publish", &packages[0], &packages[1], &other]).expect(0);
+    engineer.run(&["withdraw", "one", "--customer", "c1"]).expect(0);
+    assert_eq!(
+        (engineer.names("c1"), engineer.names("c2")),
+        (vec!["two 1.0.0".into()], vec!["one 1.0.0".into()])
+    );
+    engineer.run(&["withdraw", "one", "--all"]).expect(0);
+    assert!(engineer.names("c2").is_empty() && engineer.believed("c2").is_some());
+    engineer.run(&["withdraw", "one", "--customer", "nobody"]).expect(6);
+}
+
+#[test]
+fn a_whole_package_comes_out_again() {
+    let engineer = Engineer::new();
+    let package = engineer.package("tiny", "1.0.0", "c1", &[]);
+    engineer.run(&["publish", &package, "--whole"]).expect(0);
+    let file = std::fs::read(engineer.path(&package)).unwrap();
+    let name = Path::new(&package).file_name().unwrap();
+    assert_eq!(std::fs::read(engineer.store().join("packages").join(name)).unwrap(), file);
+
+    let fetched =
+        engineer.run(&["fetch", "--customer", "c1", "--out", "delivery", "--json"]).expect(0).json();
+    let delivered = engineer.path(fetched["packages"][0]["path"].as_str().unwrap());
+    assert_eq!(std::fs::read(delivered).unwrap(), file);
+    engineer.run(&["fetch", "--customer", "c2"]).expect(6);
+    engineer.run(&["fetch", "--customer", "c1", "--plugin", "other"]).expect(6);
+
+    // Nothing that is damaged is delivered.
+    let frame = std::fs::read_dir(engineer.store().join("frames")).unwrap().flatten().next().unwrap();
+    std::fs::write(frame.path(), b"something else").unwrap();
+    let refused = engineer.run(&["fetch", "--customer", "c1", "--out", "again"]).expect(3);
+    assert!(refused.stderr.contains("frames/"), "{}", refused.stderr);
+    assert!(!engineer.path("again").exists());
+}
+
+#[test]
+fn a_changed_tier_is_stamped_anew_without_a_compiler() {
+    let built = packages();
+    let engineer = TestEnvironment::empty();
+    let key = ["--key", path(&built.private_key)];
+    let run = |arguments: &[&str]| engineer.km_pack([arguments, &key].concat());
+    run(&["publish", path(&built.package), path(&built.other_customer)]).expect(0);
+    let customers = |tier: &str| {
+        let text = format!("id,tier\ncustomer_123,{tier}\nother_customer,Free\nnew_customer,Pro\n");
+        std::fs::write(engineer.path("customers.csv"), text).unwrap();
+    };
+    customers("Enterprise");
+    let restamp = ["restamp", "--customers", "customers.csv", "--json"];
+    let document = run(&restamp).expect(0).json();
+    assert_eq!(document["packages"].as_array().unwrap().len(), 1, "{document}");
+    assert_eq!(document["packages"][0]["tier"], "Enterprise");
+    assert!(run(&restamp).expect(0).json()["packages"].as_array().unwrap().is_empty());
+
+    // With a plugin named, those who have none get it.
+    let document = run(&[&restamp[..], &["--plugin", "console-logger"]].concat()).expect(0).json();
+    assert_eq!(document["packages"][0]["customer"], "new_customer", "{document}");
+    run(&[&restamp[..], &["--plugin", "unknown"]].concat()).expect(6);
+
+    // They share all but the identity with what was compiled, and install.
+    let public = path(&built.public_key);
+    for customer in ["customer_123", "new_customer"] {
+        let fetch = ["fetch", "--customer", customer, "--key", public, "--out", customer, "--json"];
+        let fetched = engineer.km_pack(fetch).expect(0).json();
+        let package = engineer.path(fetched["packages"][0]["path"].as_str().unwrap());
+        let inspected = engineer.km_pack(["inspect", path(&package), "--json"]).expect(0).json();
+        let before = engineer.km_pack(["inspect", path(&built.package), "--json"]).expect(0).json();
+        let (new, old) = (&inspected["manifest"], &before["manifest"]);
+        assert_eq!(new["build"], old["build"]);
+        assert_eq!(new["payload"]["frames"][0], old["payload"]["frames"][0]);
+        assert_eq!(new["payload"]["frames"][2], old["payload"]["frames"][2]);
+        assert_ne!(new["payload"]["frames"][1], old["payload"]["frames"][1]);
+
+        let home = TestEnvironment::trusting();
+        home.km(["plugins", "install", path(&package)]).expect(0);
+        let status = home.km(["plugins", "list", "--json"]).expect(0).json();
+        assert_eq!(status["plugins"][0]["customer"], customer);
+    }
+}
+
+fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(snapshot(&entry.path()));
+        } else {
+            found.push((entry.path(), std::fs::read(entry.path()).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
