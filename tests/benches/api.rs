@@ -7,13 +7,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use km_pack::customers::{Address, Database};
 use km_tests::ApiServer;
+use km_tests::load::{self, Random, cpu};
 use km_tests::postgres::{self, Postgres};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 const CONNECTIONS: usize = 16;
@@ -184,52 +184,11 @@ fn fill(runtime: &Runtime, server: &ApiServer, customers: usize) {
 async fn load(server: &ApiServer, ask: Ask, customers: usize) -> (f64, Vec<Duration>) {
     let url = server.url();
     let address: SocketAddr = url.trim_start_matches("http://").parse().expect("an address");
-    let began = Instant::now();
-    let each = REQUESTS / CONNECTIONS;
-    let connections = (0..CONNECTIONS).map(|at| {
-        let random = Random(0x9e37_79b9_7f4a_7c15 ^ (at as u64 + 1) << 32);
-        tokio::spawn(connection(address, ask, customers, each, random))
-    });
-    let mut times = Vec::with_capacity(REQUESTS);
-    for connection in connections.collect::<Vec<_>>() {
-        times.extend(connection.await.expect("it asks to the end"));
-    }
-    (times.len() as f64 / began.elapsed().as_secs_f64(), times)
-}
-
-async fn connection(
-    address: SocketAddr,
-    ask: Ask,
-    customers: usize,
-    requests: usize,
-    mut random: Random,
-) -> Vec<Duration> {
-    let mut stream = TcpStream::connect(address).await.expect("it listens");
-    stream.set_nodelay(true).expect("a TCP connection");
-    let mut times = Vec::with_capacity(requests);
-    let mut buffer = vec![0; 8192];
-    for _ in 0..requests {
-        let request = match ask {
-            Ask::Health => "GET /health HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
-            Ask::Authenticate => authenticate(random.below(customers)),
-        };
-        let asked = Instant::now();
-        stream.write_all(request.as_bytes()).await.expect("it reads");
-        let mut length = 0;
-        loop {
-            let read = stream.read(&mut buffer[length..]).await.expect("it answers");
-            assert!(read > 0, "it hung up");
-            length += read;
-            if complete(&buffer[..length]) {
-                break;
-            }
-        }
-        times.push(asked.elapsed());
-        let answer = &buffer[..length];
-        let good = answer.starts_with(b"HTTP/1.1 200 ");
-        assert!(good, "{}", String::from_utf8_lossy(answer));
-    }
-    times
+    let make = move |random: &mut Random| match ask {
+        Ask::Health => "GET /health HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+        Ask::Authenticate => authenticate(random.below(customers)),
+    };
+    load::load(address, CONNECTIONS, REQUESTS, Arc::new(make)).await
 }
 
 fn authenticate(customer: usize) -> String {
@@ -244,35 +203,6 @@ fn authenticate(customer: usize) -> String {
         key(customer),
         body.len()
     )
-}
-
-/// Whether an answer is there with its whole body.
-fn complete(bytes: &[u8]) -> bool {
-    let Some(head) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
-    let text = str::from_utf8(&bytes[..head]).expect("a head is ASCII");
-    let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
-    bytes.len() >= head + 4 + length.parse::<usize>().expect("a number")
-}
-
-/// A few random numbers for little time: SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ mixed >> 31) % end as u64) as usize
-    }
-}
-
-/// The processor time that a process has used.
-fn cpu(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    // After the name, which may hold spaces: state, then what the manual page counts from 4.
-    let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name").1.split(' ').collect();
-    let ticks: u64 = fields[11..=12].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
-    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -10,19 +10,24 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use km_pack::customers::{Address, Database};
 use km_pack::environment::Environment;
 use km_pack::plan::{Plan, Request, Wanted};
 use km_pack::release::Release;
 use km_pack::sign::SigningKey;
 use km_package::archive::{self, ArchiveFile};
 use km_package::digest::Digest;
+use km_package::index::Index;
 use km_package::key::TrustedKeys;
 use km_package::manifest::{Customer, FileEntry};
 use km_package::tier::Tier;
 use km_package::verify::{Context, Sink, UntrustedPackage, verify};
-use km_tests::{binary, path, workspace};
+use km_tests::load::{self, Random, Requests};
+use km_tests::{ApiServer, binary, path, workspace};
 
 const PLUGIN: &str = "console-logger";
 const EXECUTABLE: &str = "km-plugin-console-logger";
@@ -60,7 +65,7 @@ fn main() {
 }
 
 /// A thousand customers, and the alternatives.
-fn one_compile(plan: &Plan, release: &std::sync::Arc<Release>, once: Duration, folder: &Path) {
+fn one_compile(plan: &Plan, release: &Arc<Release>, once: Duration, folder: &Path) {
     let make = |customer: &Customer| {
         let stamped = release.stamp(customer.clone(), &plan.key).expect("an identity");
         stamped.describe().expect("described").sign(&plan.key)
@@ -154,10 +159,70 @@ fn publish(key: &Path, folder: &Path) {
         ms(all / PUBLISHED as u32)
     );
     println!("  bytes for each customer: {bytes:.0} (goal: at most 4096), beside {shared} shared by all");
+    serve(&store);
+}
+
+/// What was published, asked for by all of them.
+fn serve(store: &Path) {
+    let options = ["--rate-limit", "1000000", "--no-access-log"];
+    let server = ApiServer::with_store(path(store), &[], &options);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let api_key = |number: usize| format!("km_live_{number:043}");
+    runtime.block_on(async {
+        let address = Address::parse(server.database(), Path::new("/")).expect("an address");
+        let database = Database::open(&address).await.expect("it opens");
+        let customers = (0..PUBLISHED)
+            .map(|number| (customer(number).id, Tier::Pro, api_key(number).parse().expect("a key")));
+        database.add_customers(customers).await.expect("they are added");
+        database.close().await;
+    });
+    let files: Vec<String> = (0..PUBLISHED)
+        .map(|number| {
+            let index = std::fs::read(store.join(format!("index/customer-{number}.toml"))).expect("an index");
+            Index::parse(&index).expect("an index").packages[0].file_name()
+        })
+        .collect();
+    let health = |_: &mut Random| "GET /health HTTP/1.1\r\nhost: x\r\n\r\n".to_owned();
+    let provision = move |number: usize| {
+        let body = "{\"platform\":\"linux-amd64\",\"plugins\":[\"all\"]}";
+        format!(
+            "POST /api/plugins/provision HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            api_key(number),
+            body.len()
+        )
+    };
+    let download = move |random: &mut Random| {
+        let number = random.below(PUBLISHED);
+        format!(
+            "GET /api/plugins/download/{} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n",
+            files[number],
+            api_key(number)
+        )
+    };
+    let next = Arc::new(AtomicUsize::new(0));
+    let first = move |_: &mut Random| provision(next.fetch_add(1, Ordering::Relaxed) % PUBLISHED);
+    let again = move |random: &mut Random| provision(random.below(PUBLISHED));
+    println!("\nthe server, {PUBLISHED} customers, 16 connections, cores shared with who asks:");
+    let rows: [(&str, usize, Requests); 4] = [
+        ("GET /health, the peer", 10_000, Arc::new(health)),
+        ("provision, for each customer the first", PUBLISHED, Arc::new(first)),
+        ("provision, after that", 10_000, Arc::new(again)),
+        ("download of a whole package", 3_000, Arc::new(download)),
+    ];
+    for (name, requests, make) in rows {
+        let address = server.url().trim_start_matches("http://").parse().expect("an address");
+        let before = load::cpu(server.pid());
+        let (rate, mut times) = runtime.block_on(load::load(address, 16, requests, make));
+        let each = (load::cpu(server.pid()) - before) / u32::try_from(times.len()).expect("not so many");
+        times.sort_unstable();
+        let [p50, p99] = [50, 99].map(|percent| ms(times[times.len() * percent / 100]));
+        println!("  {name:40} {rate:>8.0}/s  p50 {p50:>11}  p99 {p99:>11}  CPU {}", ms(each));
+    }
 }
 
 /// `km plugins install`, and what does the same by hand.
-fn install(plan: &Plan, release: &std::sync::Arc<Release>, public_key: &Path, folder: &Path) {
+fn install(plan: &Plan, release: &Arc<Release>, public_key: &Path, folder: &Path) {
     let package = release.stamp(plan.customers[0].clone(), &plan.key).expect("an identity");
     let package = package.describe().expect("described").sign(&plan.key).write(folder).expect("written").path;
     let by_hand = folder.join("by-hand");

@@ -5,6 +5,7 @@ mod build;
 pub mod engineer;
 mod environment;
 pub mod go;
+pub mod load;
 pub mod mirror;
 mod misbehaviour;
 pub mod nginx;

@@ -205,3 +205,21 @@ fn the_relay_waits_for_nothing_but_its_two_pipes() {
         assert!(!relay.contains(word), "the relay uses {word}");
     }
 }
+
+#[test]
+fn the_page_of_attacks_names_tests_that_are_there() {
+    let page = std::fs::read_to_string(workspace().join("docs/attacks.md")).unwrap();
+    let names: Vec<(&str, &str)> = page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|quoted| quoted.split_once("::"))
+        .filter(|(_, test)| *test != "*")
+        .collect();
+    assert!(names.len() > 30, "{names:?}");
+    for (module, test) in names {
+        let file = workspace().join(format!("tests/tests/e2e/{module}.rs"));
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{module}: {e}"));
+        assert!(text.contains(&format!("fn {test}()")), "{module}::{test} is not there");
+    }
+}

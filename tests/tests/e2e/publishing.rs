@@ -145,6 +145,50 @@ fn many_publishers_at_once_lose_nothing() {
     assert!(!left.iter().any(|path| path.file_name().unwrap().to_str().unwrap().contains(".km-pack")));
 }
 
+/// Its threads take turns, so that the calls are not the same in each run: each of the first of every
+/// thread is one to be killed at.
+#[test]
+fn a_publisher_that_is_killed_leaves_indexes_that_hold() {
+    const CALLS: [&str; 8] = ["openat", "write", "rename", "linkat", "unlink", "fchmod", "flock", "syncfs"];
+    let engineer = Engineer::new();
+    engineer.release("tiny", "1.0.0", "c1", &["--sequence", "1"]);
+    let old = engineer.index("c1").packages;
+    let new = engineer.package_of("/bin/false", "tiny", "2.0.0", "c1", &["--sequence", "2"]);
+    let before = snapshot(&engineer.store());
+    let (mut killed, mut replaced) = (0, 0);
+    for (call, nth) in CALLS.into_iter().flat_map(|call| (1..=12).map(move |nth| (call, nth))) {
+        restore(&engineer.store(), &before);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={call}:signal=KILL:when={nth}")]);
+        strace.arg(km_tests::binary("km-pack")).args(["publish", &new]).current_dir(engineer.path("."));
+        if strace.output().unwrap().status.success() {
+            continue;
+        }
+        killed += 1;
+        let found = engineer.believed("c1").unwrap_or_else(|| panic!("no index after {call} {nth}"));
+        let packages = &found.index().packages;
+        for entry in packages {
+            let manifest = engineer.store().join(format!("manifests/{}", entry.head_sha256));
+            assert_eq!(Digest::of(&std::fs::read(manifest).unwrap()), entry.head_sha256, "{call} {nth}");
+        }
+        replaced += usize::from(*packages != old);
+        engineer.run(&["publish", &new]).expect(0);
+        assert_eq!(engineer.names("c1"), ["tiny 2.0.0"]);
+        assert!(engineer.believed("c1").is_some());
+        engineer.run(&["fetch", "--customer", "c1", "--out", "fetched"]).expect(0);
+    }
+    assert!(killed > 30 && replaced > 0 && replaced < killed, "{killed} kills, {replaced} after the change");
+}
+
+/// Makes a folder what it was.
+fn restore(folder: &Path, before: &[(PathBuf, Vec<u8>)]) {
+    std::fs::remove_dir_all(folder).unwrap();
+    for (path, bytes) in before {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
 #[test]
 fn withdrawn_is_not_named_any_more() {
     let engineer = Engineer::new();
