@@ -1,9 +1,10 @@
 //! The API's server on PostgreSQL instead of SQLite.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use km_tests::postgres::Postgres;
-use km_tests::{ApiServer, TestEnvironment, wait_until};
+use km_tests::{ApiServer, Finished, TestEnvironment, wait_until};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
@@ -222,7 +223,16 @@ fn session(programs: &Path) {
     environment.configure(&server.url(), &key, "customer = \"customer_123\"");
     let lines: String =
         (1..=200).map(|n| format!("{{\"jsonrpc\":\"2.0\",\"id\":{n},\"method\":\"ping\"}}\n")).collect();
-    let finished = environment.km_with_input(["-v", "monitor", "--", "cat"], lines.as_bytes()).expect(0);
+    let mut command = environment.command("km");
+    command.args(["-v", "monitor", "--", "cat"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut km = command.spawn().expect("km starts");
+    let mut stdin = km.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut stdin, lines.as_bytes()).expect("it reads");
+    // At the end there is less than a second for what waits, whatever else the machine does.
+    wait_until("all events are there", || server.events("customer_123").len() == 400);
+    drop(stdin);
+    let finished = Finished::from(km.wait_with_output().expect("it ends")).expect(0);
     assert!(finished.stdout == lines.as_bytes(), "the traffic is as it was");
     for plugin in ["api-logger", "console-logger"] {
         let delivered = format!("km: plugin {plugin}: all 400 messages were delivered");
