@@ -3,11 +3,16 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use km_package::digest::{Digest, Hasher};
 use km_package::failure::Failure;
 use km_package::index;
 use km_package::manifest::Manifest;
+use km_package::verify::Verified;
 
+use tempfile::TempPath;
+
+use crate::release::SharedFrame;
 use crate::sign::Signed;
 
 /// A package on disk.
@@ -19,11 +24,35 @@ pub struct PackageFile {
     pub manifest: Manifest,
 }
 
+/// A package that was written under another name; removed again unless [`finish`] gives it its own.
+#[derive(Debug)]
+pub struct Written {
+    temporary: TempPath,
+    file: PackageFile,
+}
+
+/// Above so many files one flush of the whole filesystem is cheaper than one for each.
+const FEW: usize = 8;
+
 impl Signed {
     /// The package's file name: `km-plugin-<name>-<hash>.kmpkg`, with the first 12 hex digits of
     /// the manifest's digest.
     pub fn file_name(&self) -> String {
         index::file_name(&self.manifest.plugin.name, &Digest::of(&self.head.manifest))
+    }
+
+    /// A package again that was verified, from its bytes.
+    pub fn of<C>(package: &Verified<C>, bytes: &Bytes) -> Self {
+        let (manifest, head) = (package.manifest().clone(), package.head().clone());
+        let mut at = head.to_bytes().len();
+        let frames = manifest.payload.frames.iter().map(|frame| {
+            let end = at + frame.size as usize;
+            let shared = SharedFrame { bytes: bytes.slice(at..end), frame: *frame };
+            at = end;
+            shared
+        });
+        let frames = frames.collect();
+        Self { manifest, head, frames }
     }
 
     /// Digest of the whole package. It takes longer than all the rest of making one.
@@ -33,20 +62,22 @@ impl Signed {
         hasher.finish()
     }
 
-    /// Writes the package into a folder, which is made when missing. The file appears whole or not
-    /// at all; one that is there already has the same manifest, and is replaced. Once all are written,
-    /// [`sync_folder`] makes their names survive a power cut.
+    /// Writes the package into a folder, which is made when missing, under a temporary name.
     ///
     /// # Errors
     /// Trouble with the folder.
-    pub fn write(self, folder: &Path) -> Result<PackageFile, Failure> {
+    pub fn write(self, folder: &Path) -> Result<Written, Failure> {
         let path = folder.join(self.file_name());
-        let mut pieces = Vec::new();
-        let head = self.head.to_bytes();
-        pieces.push(&head[..]);
-        pieces.extend(self.frames.iter().map(|shared| &shared.bytes[..]));
-        write_file(&path, &pieces)?;
-        Ok(PackageFile { path, manifest: self.manifest })
+        let write = || {
+            std::fs::create_dir_all(folder)?;
+            let mut file = tempfile::Builder::new().prefix(".km-pack-").tempfile_in(folder)?;
+            file.write_all(&self.head.to_bytes())?;
+            self.frames.iter().try_for_each(|shared| file.write_all(&shared.bytes))?;
+            readable_by_all(file.as_file())?;
+            Ok(file.into_temp_path())
+        };
+        let temporary = write().map_err(|e: std::io::Error| Failure::file("write", &path, &e))?;
+        Ok(Written { temporary, file: PackageFile { path, manifest: self.manifest } })
     }
 
     fn pieces(&self, mut take: impl FnMut(&[u8])) {
@@ -55,30 +86,27 @@ impl Signed {
     }
 }
 
-/// Writes a file in pieces, with its folders; it appears whole or not at all.
-pub(crate) fn write_file(path: &Path, pieces: &[&[u8]]) -> Result<(), Failure> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || {
-        std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::Builder::new().prefix(".km-pack-").tempfile_in(folder)?;
-        for piece in pieces {
-            file.write_all(piece)?;
-        }
-        readable_by_all(file.as_file())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|e: std::io::Error| Failure::file("write", path, &e))
-}
-
-/// Makes the names of files that were written into a folder survive a power cut.
+/// Gives packages that were written into a folder their names, once their bytes are on the disk: each
+/// appears whole or not at all. One that is there already has the same manifest, and is replaced.
 ///
 /// # Errors
 /// Trouble with the folder.
-pub fn sync_folder(folder: &Path) -> Result<(), Failure> {
-    let sync = || std::fs::File::open(folder)?.sync_all();
-    sync().map_err(|e| Failure::file("write", folder, &e))
+pub fn finish(written: Vec<Written>, folder: &Path) -> Result<Vec<PackageFile>, Failure> {
+    let failed = |e: std::io::Error| Failure::file("write into", folder, &e);
+    let open = std::fs::File::open(folder).map_err(failed)?;
+    if written.len() > FEW {
+        rustix::fs::syncfs(&open).map_err(|e| failed(e.into()))?;
+    } else {
+        let sync = |written: &Written| std::fs::File::open(&written.temporary)?.sync_all();
+        written.iter().try_for_each(sync).map_err(failed)?;
+    }
+    let name = |Written { temporary, file }: Written| {
+        temporary.persist(&file.path).map_err(|e| Failure::file("write", &file.path, &e.error))?;
+        Ok(file)
+    };
+    let files = written.into_iter().map(name).collect::<Result<_, Failure>>()?;
+    open.sync_all().map_err(failed)?;
+    Ok(files)
 }
 
 /// Temporary files are made for their owner alone; packages are for everybody.

@@ -85,10 +85,10 @@ fn run(args: &KmPack, output: &Output) -> Result<ExitCode, Failure> {
     let environment = Environment::read();
     match &args.command {
         Command::Keygen(command) => command.run(&environment, output),
-        Command::Build(command) => command.run(&environment, output),
-        Command::Publish(command) => command.run(&environment, output),
-        Command::Restamp(command) => command.run(&environment, output),
-        Command::Withdraw(command) => command.run(&environment, output),
+        Command::Build(command) => return command.run(&environment, output),
+        Command::Publish(command) => return command.run(&environment, output),
+        Command::Restamp(command) => return command.run(&environment, output),
+        Command::Withdraw(command) => return command.run(&environment, output),
         Command::Fetch(command) => command.run(&environment, output),
         Command::Verify(command) => command.run(&environment, output),
         Command::Inspect(command) => command.run(&environment, output),

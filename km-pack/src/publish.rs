@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
 use km_package::failure::{Failure, Kind};
-use km_package::index::{Index, IndexEntry, UntrustedIndex, VerifiedIndex};
+use km_package::index::{Index, IndexEntry, MAX_SKEW, UntrustedIndex, VerifiedIndex};
 use km_package::key::TrustedKeys;
 use km_package::manifest::Time;
 use km_package::name::{CustomerId, PluginName};
@@ -35,6 +35,9 @@ pub struct Published {
 pub enum Change {
     /// These packages are named from now on, in the place of those before them.
     Add(Vec<IndexEntry>),
+    /// Of these packages those whose release is still named take the place of what is: a plugin that was
+    /// withdrawn meanwhile does not come back.
+    Replace(Vec<IndexEntry>),
     /// This plugin is not named any more.
     Withdraw(PluginName),
     /// The same again, with a new end.
@@ -134,15 +137,13 @@ impl Publisher {
     pub async fn change_all(
         self: &Arc<Self>,
         changes: impl IntoIterator<Item = (CustomerId, Change)>,
-    ) -> Vec<Result<IndexUpdate, Failure>> {
+    ) -> Vec<(CustomerId, Result<IndexUpdate, Failure>)> {
         let one = |(customer, change): (CustomerId, Change)| {
-            let publisher = Arc::clone(self);
-            tokio::spawn(async move { publisher.change(&customer, &change).await })
+            let (publisher, id) = (Arc::clone(self), customer.clone());
+            let work = tokio::spawn(async move { publisher.change(&customer, &change).await });
+            async move { (id, work.await.unwrap_or_else(|e| Err(Failure::new(Kind::Failed, e)))) }
         };
-        let joined = |done: Result<_, tokio::task::JoinError>| {
-            done.unwrap_or_else(|e| Err(Failure::new(Kind::Failed, e)))
-        };
-        stream::iter(changes).map(one).buffered(AT_ONCE).map(joined).collect().await
+        stream::iter(changes).map(one).buffered(AT_ONCE).collect().await
     }
 
     /// Changes the index of one customer, beside whoever else does.
@@ -191,7 +192,10 @@ impl Publisher {
     /// Whether a new index is worth it: something changed, or half of its time is over.
     fn is_due(&self, index: &Index, packages: &[IndexEntry], change: &Change) -> bool {
         let left = index.expires.unix().saturating_sub(self.options.now.unix());
-        matches!(change, Change::Renew) || index.packages != packages || left < self.options.lifetime / 2
+        // One that was signed with a clock that was ahead is believed by nobody.
+        let is_early = index.created.unix() > self.options.now.unix().saturating_add(MAX_SKEW);
+        let is_other = index.packages != packages;
+        matches!(change, Change::Renew) || is_other || is_early || left < self.options.lifetime / 2
     }
 
     /// What an index names after a change.
@@ -200,16 +204,18 @@ impl Publisher {
         match change {
             Change::Renew => {}
             Change::Withdraw(name) => packages.retain(|entry| entry.name != *name),
-            Change::Add(new) => {
+            Change::Add(new) | Change::Replace(new) => {
+                let adds = matches!(change, Change::Add(_));
                 for entry in new {
                     let place =
                         |old: &IndexEntry| (&old.name, &old.platform) == (&entry.name, &entry.platform);
                     match packages.iter().position(place) {
-                        Some(at) => {
+                        Some(at) if adds || is_restamp(&packages[at], entry) => {
                             self.judge(&packages[at], entry)?;
                             packages[at] = entry.clone();
                         }
-                        None => packages.push(entry.clone()),
+                        None if adds => packages.push(entry.clone()),
+                        _ => {}
                     }
                 }
             }
@@ -256,7 +262,13 @@ impl Publisher {
             .checked_add(lifetime)
             .and_then(Time::from_unix)
             .ok_or_else(|| Failure::new(Kind::Usage, "the index would expire after the year 2242"))?;
-        Ok(Some(Index::new(customer.clone(), counter, now, expires, packages)))
+        let index = Index::new(customer.clone(), counter, now, expires, packages);
+        // As those will who read it: too many packages, or too large a counter.
+        Index::parse(index.to_text().as_bytes()).map_err(|e| {
+            Failure::new(Kind::Conflict, format_args!("the index of {customer} would not be one: {e}"))
+                .help("nothing of it was changed; `km-pack withdraw` takes plugins out of it")
+        })?;
+        Ok(Some(index))
     }
 }
 
@@ -267,11 +279,19 @@ impl IndexUpdate {
     }
 }
 
-/// The changes that name these packages, one for each customer.
-pub fn additions(published: Vec<Published>) -> Vec<(CustomerId, Change)> {
+/// Whether two packages are of one release.
+fn is_restamp(old: &IndexEntry, new: &IndexEntry) -> bool {
+    (&old.version, old.sequence, old.base_sha256) == (&new.version, new.sequence, new.base_sha256)
+}
+
+/// What these packages change, one change for each customer.
+pub fn changes(
+    published: Vec<Published>,
+    change: impl Fn(Vec<IndexEntry>) -> Change,
+) -> Vec<(CustomerId, Change)> {
     let mut of_customer = std::collections::BTreeMap::<CustomerId, Vec<IndexEntry>>::new();
     for Published { customer, entry } in published {
         of_customer.entry(customer).or_default().push(entry);
     }
-    of_customer.into_iter().map(|(customer, entries)| (customer, Change::Add(entries))).collect()
+    of_customer.into_iter().map(|(customer, entries)| (customer, change(entries))).collect()
 }

@@ -23,6 +23,8 @@ pub struct Restamp {
     pub customer: Customer,
     /// A package of the release.
     pub template: IndexEntry,
+    /// Whether their index does not name it yet.
+    pub is_new: bool,
 }
 
 /// What the packages of a release have in common. Two plugins may be the same binary.
@@ -67,10 +69,13 @@ pub async fn plan(
         let kept = other_tier.filter(|entry| {
             !named.iter().any(|new| (&new.name, &new.platform) == (&entry.name, &entry.platform))
         });
-        let templates = kept.chain(named.iter().copied());
-        all.extend(
-            templates.map(|template| Restamp { customer: customer.clone(), template: template.clone() }),
-        );
+        let restamp = |template: &IndexEntry, is_new| Restamp {
+            customer: customer.clone(),
+            template: template.clone(),
+            is_new,
+        };
+        all.extend(kept.map(|template| restamp(template, false)));
+        all.extend(named.iter().map(|template| restamp(template, true)));
     }
     Ok(all)
 }
@@ -100,18 +105,23 @@ async fn newest(publisher: &Publisher, plugins: &[PluginName]) -> Result<Vec<Ind
     }
 }
 
+/// Packages that were stamped anew.
+#[derive(Debug, Default)]
+pub struct Restamped {
+    /// They take the place of what an index names, if it still does.
+    pub replaced: Vec<Published>,
+    /// They are named from now on.
+    pub new: Vec<Published>,
+}
+
 /// Stamps, signs and puts into the store. No index names it yet.
 ///
 /// # Errors
 /// When a package that is stamped anew does not hold, or the store fails.
-pub async fn run(
-    publisher: &Publisher,
-    restamps: &[Restamp],
-    done: &dyn Fn(),
-) -> Result<Vec<Published>, Failure> {
+pub async fn run(publisher: &Publisher, restamps: &[Restamp], done: &dyn Fn()) -> Result<Restamped, Failure> {
     let mut releases = HashMap::<ReleaseKey, Arc<Release>>::new();
-    let mut published = Vec::new();
-    for Restamp { customer, template } in restamps {
+    let mut done_so_far = Restamped::default();
+    for Restamp { customer, template, is_new } in restamps {
         let key = ReleaseKey::of(template);
         let known = releases.get(&key).cloned();
         let release = match &known {
@@ -124,10 +134,11 @@ pub async fn run(
             check(publisher, &package)?;
             releases.insert(key, release);
         }
-        published.push(publisher.put(&package).await?);
+        let published = publisher.put(&package).await?;
+        if *is_new { &mut done_so_far.new } else { &mut done_so_far.replaced }.push(published);
         done();
     }
-    Ok(published)
+    Ok(done_so_far)
 }
 
 /// Reads a package by every rule, and makes a release of it again.

@@ -104,9 +104,9 @@ impl Store {
             Err(object_store::Error::AlreadyExists { .. }) => {}
             Err(e) => return Err(self.trouble("write", path, e)),
         }
-        // What a power cut left of an object has another length.
-        let there = self.objects.head(path).await.map_err(|e| self.trouble("read", path, e))?;
-        if there.size == bytes.len() as u64 {
+        // What a power cut or a bad disk has left is put right.
+        let there = async { self.objects.get(path).await?.bytes().await };
+        if there.await.map_err(|e| self.trouble("read", path, e))? == bytes {
             return Ok(());
         }
         self.objects.put(path, bytes.into()).await.map_err(|e| self.trouble("write", path, e))?;
@@ -156,6 +156,11 @@ impl Store {
             rustix::fs::syncfs(&open).map_err(|e| failed(e.into()))
         };
         tokio::task::spawn_blocking(sync).await.map_err(|e| Failure::new(Kind::Failed, e))?
+    }
+
+    /// Whether the folder is there: a disk that is not mounted must not look like a store with nothing in it.
+    fn is_there(&self) -> bool {
+        self.folder.as_ref().is_none_or(|folder| folder.is_dir())
     }
 
     fn object(&self, kind: ObjectKind, digest: &Digest) -> Path {

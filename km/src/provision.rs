@@ -156,8 +156,8 @@ impl Provision<'_> {
     fn carry_out(&self, steps: BTreeMap<PluginName, Step>, report: &mut Report) -> Vec<IndexEntry> {
         let mut wanted = Vec::new();
         for (name, step) in steps {
-            if step.is_not_entitled() {
-                report.not_entitled.push(name.clone());
+            if let Some(reason) = step.denial() {
+                report.deny(&name, reason);
             }
             let version = store::installed(self.home, &name).map(|installed| installed.version);
             let done = |action, reason: &str| (action, Some(reason.to_owned()));
@@ -166,7 +166,7 @@ impl Provision<'_> {
                     wanted.push(entry);
                     continue;
                 }
-                Step::Leave => continue,
+                Step::Leave(_) => continue,
                 Step::Keep(reason) => Ok((Action::Kept, reason)),
                 Step::Enable => {
                     store::enable(self.home, &name).map(|_| done(Action::Updated, "enabled again"))
@@ -191,7 +191,7 @@ impl Provision<'_> {
     fn report_unchanged(&self, report: &mut Report) -> Result<(), Failure> {
         for entry in store::list(self.home, self.trust, self.config)? {
             match store::installed(self.home, &entry.name) {
-                Some(installed) if installed.disabled.is_some() => report.not_entitled.push(entry.name),
+                Some(InstalledPackage { disabled: Some(reason), .. }) => report.deny(&entry.name, &reason),
                 Some(installed) => {
                     report.add(&entry.name, Some(&installed.version), Ok((Action::Kept, None)));
                 }

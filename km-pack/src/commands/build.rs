@@ -1,6 +1,7 @@
 //! `km-pack build`
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{ArgGroup, Args};
@@ -129,13 +130,13 @@ struct PlannedCustomer {
 }
 
 impl Build {
-    pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<(), Failure> {
+    pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<ExitCode, Failure> {
         let plan = Plan::gather(self.request(environment)?, environment)?;
         warn_of_low_tiers(&plan, output);
         if self.dry_run {
             let document = self.planned(&plan);
             output.result(&document, document.text());
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
         if self.publish {
             return self.publish(plan, environment, output);
@@ -146,26 +147,29 @@ impl Build {
         let with_digest = output.is_json();
         let packages = build(&plan, &progress, output, &|package| {
             let sha256 = with_digest.then(|| package.sha256().to_string());
-            Ok(Package::of(package.write(&out)?, sha256.unwrap_or_default()))
+            Ok((package.write(&out)?, sha256.unwrap_or_default()))
         })?;
-        archive::sync_folder(&out)?;
+        let (written, digests): (Vec<_>, Vec<_>) = packages.into_iter().unzip();
+        let files = archive::finish(written, &out)?.into_iter();
+        let packages: Vec<Package> =
+            files.zip(digests).map(|(file, sha256)| Package::of(file, sha256)).collect();
         let text = packages.iter().map(|package| package.path.display().to_string()).collect::<Vec<_>>();
         drop(progress);
         output.result(&Document { packages }, text.join("\n"));
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     }
 
     /// As [`run`](Self::run), into a store.
-    fn publish(&self, plan: Plan, environment: &Environment, output: &Output) -> Result<(), Failure> {
+    fn publish(&self, plan: Plan, environment: &Environment, output: &Output) -> Result<ExitCode, Failure> {
         let runtime = publish::runtime()?;
         let publisher = self.publishing.publisher(plan.key.clone(), environment)?;
         let progress = output.progress();
         let published =
             build(&plan, &progress, output, &|package| runtime.block_on(publisher.put(&package)))?;
         progress.step("signing indexes");
-        let finished = runtime.block_on(publish::finish(&publisher, published));
+        let finished = runtime.block_on(publish::finish(&publisher, published, Vec::new()));
         drop(progress);
-        finished?.report(output)
+        Ok(finished?.report(output))
     }
 
     fn request(&self, environment: &Environment) -> Result<Request, Failure> {

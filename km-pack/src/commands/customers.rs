@@ -258,11 +258,16 @@ impl Session<'_> {
     }
 
     async fn set_tier(&self, id: &CustomerId, tier: Tier) -> Result<(), Failure> {
-        if self.customer(id).await?.tier == tier {
+        let before = self.customer(id).await?.tier;
+        if before == tier {
             return self.report(id, format_args!("{id} has the tier {tier} already")).await;
         }
         self.database.set_tier(id, tier).await?;
-        self.report(id, format_args!("{id} has the tier {tier} now")).await
+        self.report(id, format_args!("{id} has the tier {tier} now, and had {before}")).await?;
+        if tier > before {
+            self.output.note("what was published for them is stamped as before until `km-pack restamp`");
+        }
+        Ok(())
     }
 
     async fn set_features(&self, id: &CustomerId, features: &[String]) -> Result<(), Failure> {

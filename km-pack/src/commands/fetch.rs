@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use clap::Args;
 use km_cli::Output;
 use km_package::digest::Digest;
 use km_package::failure::{Failure, Kind};
 use km_package::index::{IndexContext, IndexEntry};
+use km_package::manifest::Manifest;
 use km_package::name::{CustomerId, PluginName};
 use km_package::platform::Platform;
 use km_package::tier::Tier;
@@ -15,8 +17,9 @@ use serde::Serialize;
 
 use super::publish;
 use super::verify::trusted_keys;
-use crate::archive;
+use crate::archive::{self, PackageFile};
 use crate::environment::Environment;
+use crate::sign::Signed;
 use crate::store::{self, Store};
 
 /// Get a customer's packages out of a store as files, for those who have no network
@@ -63,10 +66,26 @@ struct Package {
     sha256: String,
 }
 
+impl Package {
+    fn of(file: PackageFile, sha256: Digest) -> Self {
+        let PackageFile { path, manifest } = file;
+        let Manifest { plugin, customer, target, .. } = manifest;
+        Self {
+            path,
+            name: plugin.name,
+            version: plugin.version.to_string(),
+            customer: customer.id,
+            tier: customer.tier,
+            platform: target.platform,
+            sha256: sha256.to_string(),
+        }
+    }
+}
+
 impl Fetch {
     pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<(), Failure> {
         let keys = trusted_keys(&self.key, environment)?;
-        let store = Store::open(self.store.as_deref().unwrap_or(store::DEFAULT), environment)?;
+        let store = Store::open_existing(self.store.as_deref().unwrap_or(store::DEFAULT), environment)?;
         let now = publish::now()?;
         let progress = output.progress();
         progress.step("fetching");
@@ -83,30 +102,25 @@ impl Fetch {
             let mut packages = Vec::new();
             for entry in index.index().packages.iter().filter(|entry| self.wants(entry)) {
                 let stored = store.package(entry).await?;
-                let whole = store.pieces(&stored).await?.concat();
+                let whole = Bytes::from(store.pieces(&stored).await?.concat());
                 let context = Context::passing_on(entry.platform.clone(), now);
                 let verified = verify(UntrustedPackage::open(&whole[..], Discard)?, &keys, &context)?;
-                let path = self.out.join(entry.file_name());
-                archive::write_file(&environment.current_dir.join(&path), &[&whole])?;
-                packages.push(Package {
-                    path,
-                    name: entry.name.clone(),
-                    version: entry.version.to_string(),
-                    customer: verified.manifest().customer.id.clone(),
-                    tier: entry.tier,
-                    platform: entry.platform.clone(),
-                    sha256: Digest::of(&whole).to_string(),
-                });
+                packages.push(Signed::of(&verified, &whole));
             }
             Ok::<_, Failure>(packages)
         })?;
-        drop(progress);
         if packages.is_empty() {
             return Err(Failure::new(
                 Kind::NotFound,
                 format_args!("the index of {} names nothing of what was asked for", self.customer),
             ));
         }
+        let (folder, digests) = (&self.out, packages.iter().map(Signed::sha256).collect::<Vec<_>>());
+        let written = packages.into_iter().map(|package| package.write(folder)).collect::<Result<_, _>>()?;
+        let files = archive::finish(written, folder)?.into_iter();
+        let packages: Vec<Package> =
+            files.zip(digests).map(|(file, sha256)| Package::of(file, sha256)).collect();
+        drop(progress);
         let text = packages.iter().map(|package| package.path.display().to_string()).collect::<Vec<_>>();
         output.result(&Document { packages }, text.join("\n"));
         Ok(())

@@ -1,6 +1,7 @@
 //! `km-pack publish`
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,8 +19,7 @@ use serde::Serialize;
 
 use super::verify::trusted_keys;
 use crate::environment::Environment;
-use crate::publish::{Change, IndexUpdate, PublishOptions, Published, Publisher, additions};
-use crate::release::SharedFrame;
+use crate::publish::{Change, IndexUpdate, PublishOptions, Published, Publisher, changes};
 use crate::sign::{Signed, SigningKey};
 use crate::store::{self, Store};
 
@@ -76,10 +76,29 @@ impl PublishArgs {
         self.store.as_deref().unwrap_or(store::DEFAULT)
     }
 
-    /// A publisher into the store. It takes over what its own key has signed, and the keys of `--trust`,
-    /// or else those that lie where keys lie.
+    /// A publisher into the store, which is made when missing.
     pub(super) fn publisher(
         &self,
+        key: SigningKey,
+        environment: &Environment,
+    ) -> Result<Arc<Publisher>, Failure> {
+        self.publisher_into(Store::open(self.store(), environment)?, key, environment)
+    }
+
+    /// A publisher into a store that is there.
+    pub(super) fn publisher_of_existing(
+        &self,
+        key: SigningKey,
+        environment: &Environment,
+    ) -> Result<Arc<Publisher>, Failure> {
+        self.publisher_into(Store::open_existing(self.store(), environment)?, key, environment)
+    }
+
+    /// It takes over what its own key has signed, and the keys of `--trust`,
+    /// or else those that lie where keys lie.
+    fn publisher_into(
+        &self,
+        store: Store,
         key: SigningKey,
         environment: &Environment,
     ) -> Result<Arc<Publisher>, Failure> {
@@ -93,7 +112,6 @@ impl PublishArgs {
             force: self.force,
             allow_downgrade: self.allow_downgrade,
         };
-        let store = Store::open(self.store(), environment)?;
         Ok(Publisher::new(store, key, trusted, options))
     }
 }
@@ -123,47 +141,57 @@ struct Package {
 #[derive(Debug, Serialize)]
 struct Index {
     customer: CustomerId,
-    counter: u64,
-    expires: String,
-    packages: usize,
-    /// `published`, or `kept` where it said so already.
+    counter: Option<u64>,
+    expires: Option<String>,
+    packages: Option<usize>,
+    /// `published`, `kept` where it said so already, or `failed`.
     action: &'static str,
+    reason: Option<String>,
 }
 
 impl Publish {
-    pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<(), Failure> {
+    pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<ExitCode, Failure> {
         let key = SigningKey::load(self.key.as_deref(), environment)?;
         let runtime = runtime()?;
-        let publisher = self.publishing.publisher(key, environment)?;
+        let publisher = match self.renew {
+            true => self.publishing.publisher_of_existing(key, environment)?,
+            false => self.publishing.publisher(key, environment)?,
+        };
         let progress = output.progress();
         let finished = if self.renew {
             progress.step("signing indexes");
             runtime.block_on(renew(&publisher))
         } else {
-            // All of them are checked before the first is published.
-            let packages: Vec<Signed> = (self.packages.iter())
-                .map(|path| read(path, &publisher, output).map_err(|e| e.context(path.display())))
-                .collect::<Result<_, _>>()?;
+            let read = |path: &PathBuf| read(path, &publisher, output).map_err(|e| e.context(path.display()));
+            // All of them are checked before the first is published; they may not fit into memory together.
+            for path in &self.packages {
+                read(path)?;
+            }
             progress.step("publishing");
             runtime.block_on(async {
                 let mut published = Vec::new();
-                for package in &packages {
-                    published.push(publisher.put(package).await?);
+                for path in &self.packages {
+                    let package = read(path)?;
+                    published.push(publisher.put(&package).await?);
                     if self.whole {
                         let whole = [vec![package.head.to_bytes()], package.frame_bytes()].concat().concat();
                         publisher.store().put_whole(&package.file_name(), whole.into()).await?;
                     }
                 }
-                finish(&publisher, published).await
+                finish(&publisher, published, Vec::new()).await
             })
         };
         drop(progress);
-        finished?.report(output)
+        Ok(finished?.report(output))
     }
 }
 
 async fn renew(publisher: &Arc<Publisher>) -> Result<Document, Failure> {
     let customers = publisher.store().customers().await?;
+    if customers.is_empty() {
+        let message = format!("there is no index in {}", publisher.store().name());
+        return Err(Failure::new(Kind::NotFound, message).help("name the store with --store"));
+    }
     change(publisher, customers.into_iter().map(|customer| (customer, Change::Renew))).await
 }
 
@@ -177,15 +205,17 @@ pub(super) async fn change(
     Ok(Document::of(publisher, Vec::new(), updates))
 }
 
-/// Names what was put into the store in the indexes.
+/// Names what was put into the store in the indexes: what is new, and what takes the place of others.
 pub(super) async fn finish(
     publisher: &Arc<Publisher>,
-    published: Vec<Published>,
+    new: Vec<Published>,
+    replaced: Vec<Published>,
 ) -> Result<Document, Failure> {
     // What an index names is there, also after a power cut.
     publisher.store().sync().await?;
-    let packages = published.iter().map(Package::of).collect();
-    let updates = publisher.change_all(additions(published)).await;
+    let packages = new.iter().chain(&replaced).map(Package::of).collect();
+    let all = [changes(new, Change::Add), changes(replaced, Change::Replace)].concat();
+    let updates = publisher.change_all(all).await;
     publisher.store().sync().await?;
     Ok(Document::of(publisher, packages, updates))
 }
@@ -203,62 +233,83 @@ fn read(path: &Path, publisher: &Publisher, output: &Output) -> Result<Signed, F
     let package = UntrustedPackage::open(&bytes[..], Discard)?;
     let context = Context::passing_on(manifest.target.platform, publisher.now());
     let verified = verify(package, publisher.trusted(), &context)?;
-    let mut at = verified.head().to_bytes().len();
-    let mut frames = Vec::new();
-    for frame in &verified.manifest().payload.frames {
-        let end = at + frame.size as usize;
-        frames.push(SharedFrame { bytes: bytes.slice(at..end), frame: *frame });
-        at = end;
-    }
-    Ok(Signed { manifest: verified.manifest().clone(), head: verified.head().clone(), frames })
+    Ok(Signed::of(&verified, &bytes))
 }
 
 impl Document {
-    fn of(publisher: &Publisher, packages: Vec<Package>, updates: Vec<Result<IndexUpdate, Failure>>) -> Self {
+    fn of(
+        publisher: &Publisher,
+        packages: Vec<Package>,
+        updates: Vec<(CustomerId, Result<IndexUpdate, Failure>)>,
+    ) -> Self {
         let (mut indexes, mut error) = (Vec::new(), None);
-        for update in updates {
+        for (customer, update) in updates {
             match update {
                 Ok(update) => indexes.push(Index::of(&update)),
-                Err(failure) => error = error.or(Some(failure)),
+                Err(failure) => {
+                    indexes.push(Index::failed(customer, &failure));
+                    error = error.or(Some(failure));
+                }
             }
         }
         Self { store: publisher.store().name().to_owned(), packages, indexes, error }
     }
 
+    /// Whether an index says something else now, or could not be made to.
+    pub(super) fn has_changed(&self) -> bool {
+        self.error.is_some() || self.indexes.iter().any(|index| index.action == "published")
+    }
+
     /// Says what was done; the first index that was not written decides how the command ends.
-    pub(super) fn report(self, output: &Output) -> Result<(), Failure> {
-        let error = self.error.clone();
-        let text = self.text();
-        match error {
-            None => {
-                output.result(&self, text);
-                Ok(())
-            }
-            Some(failure) => {
-                output.note(text);
-                Err(failure)
-            }
+    pub(super) fn report(self, output: &Output) -> ExitCode {
+        output.result(&self, self.text());
+        match &self.error {
+            None => ExitCode::SUCCESS,
+            // It is in the document.
+            Some(failure) if output.is_json() => ExitCode::from(failure.kind.code()),
+            Some(failure) => output.fail(failure),
         }
     }
 
     fn text(&self) -> String {
         let changed = self.indexes.iter().filter(|index| index.action == "published").count();
-        let kept = self.indexes.len() - changed;
-        let kept = if kept > 0 { format!(", {kept} kept") } else { String::new() };
-        let lines = (self.indexes.iter().take(20))
-            .map(|index| format!("  {}: index {} until {}", index.customer, index.counter, index.expires));
+        let kept = self.indexes.iter().filter(|index| index.action == "kept").count();
+        let kept = if kept > 0 { format!(", {kept} as before") } else { String::new() };
+        // Those that failed are all named.
+        let (failed, fine): (Vec<&Index>, Vec<&Index>) =
+            self.indexes.iter().partition(|index| index.action == "failed");
+        let lines = failed.into_iter().chain(fine.into_iter().take(20)).map(Index::line);
         let more = self.indexes.len().saturating_sub(20);
         let more = (more > 0).then(|| format!("  … and {more} more"));
-        std::iter::once(format!(
-            "{}: {} packages; {changed} indexes published{kept}",
-            self.store,
-            self.packages.len()
-        ))
-        .chain(lines)
-        .chain(more)
-        .collect::<Vec<_>>()
-        .join("\n")
+        let indexes = count(changed, "new index", "new indexes");
+        self.releases()
+            .into_iter()
+            .chain(std::iter::once(format!("{}: {indexes}{kept}", self.store)))
+            .chain(lines)
+            .chain(more)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
+}
+
+impl Document {
+    /// What was put into the store, by plugin and version.
+    fn releases(&self) -> Vec<String> {
+        let mut of_release = std::collections::BTreeMap::<_, usize>::new();
+        for Package { name, version, platform, tier, .. } in &self.packages {
+            *of_release.entry((name, version, platform, tier)).or_default() += 1;
+        }
+        let line =
+            |((name, version, platform, tier), number): ((&PluginName, &String, &String, &Tier), usize)| {
+                let customers = count(number, "customer", "customers");
+                format!("{name} {version} for {platform}, stamped {tier}: {customers}")
+            };
+        of_release.into_iter().map(line).collect()
+    }
+}
+
+fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 impl Package {
@@ -281,10 +332,27 @@ impl Index {
     fn of(update: &IndexUpdate) -> Self {
         Self {
             customer: update.customer.clone(),
-            counter: update.counter,
-            expires: update.expires.to_string(),
-            packages: update.packages.len(),
+            counter: Some(update.counter),
+            expires: Some(update.expires.to_string()),
+            packages: Some(update.packages.len()),
             action: if update.changed { "published" } else { "kept" },
+            reason: None,
+        }
+    }
+
+    fn failed(customer: CustomerId, failure: &Failure) -> Self {
+        let reason = Some(km_cli::printable_line(&failure.message));
+        Self { customer, counter: None, expires: None, packages: None, action: "failed", reason }
+    }
+
+    fn line(&self) -> String {
+        match (self.counter, &self.expires, &self.reason) {
+            (Some(counter), Some(expires), _) => {
+                format!("  {}: index {counter} until {expires}", self.customer)
+            }
+            (_, _, reason) => {
+                format!("  {}: failed, {}", self.customer, reason.as_deref().unwrap_or_default())
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `km-pack restamp`
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Args;
 use km_cli::Output;
@@ -35,20 +36,20 @@ pub(super) struct Restamp {
 }
 
 impl Restamp {
-    pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<(), Failure> {
+    pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<ExitCode, Failure> {
         let key = SigningKey::load(self.key.as_deref(), environment)?;
         let customers = customers_of(&self.customers, environment)?;
         let runtime = publish::runtime()?;
-        let publisher = self.publishing.publisher(key, environment)?;
+        let publisher = self.publishing.publisher_of_existing(key, environment)?;
         let progress = output.progress();
         progress.step("reading indexes");
         let finished = runtime.block_on(async {
             let restamps = restamp::plan(&publisher, &customers, &self.plugin).await?;
             progress.counting(restamps.len() as u64, "stamping and signing");
-            let published = restamp::run(&publisher, &restamps, &|| progress.advance(1)).await?;
-            publish::finish(&publisher, published).await
+            let restamped = restamp::run(&publisher, &restamps, &|| progress.advance(1)).await?;
+            publish::finish(&publisher, restamped.new, restamped.replaced).await
         });
         drop(progress);
-        finished?.report(output)
+        Ok(finished?.report(output))
     }
 }

@@ -1,10 +1,11 @@
 //! `km-pack withdraw`
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
 use km_cli::Output;
-use km_package::failure::Failure;
+use km_package::failure::{Failure, Kind};
 use km_package::name::{CustomerId, PluginName};
 
 use super::publish::{self, PublishArgs};
@@ -27,6 +28,9 @@ pub(super) struct Withdraw {
     /// Everybody's
     #[arg(long)]
     all: bool,
+    /// It is no error if no index names it
+    #[arg(long)]
+    if_present: bool,
     /// The signing key of the index [default: KM_SIGNING_KEY, else keys/release.key.pem]
     #[arg(long, value_name = "PEM")]
     key: Option<PathBuf>,
@@ -35,16 +39,21 @@ pub(super) struct Withdraw {
 }
 
 impl Withdraw {
-    pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<(), Failure> {
+    pub(super) fn run(&self, environment: &Environment, output: &Output) -> Result<ExitCode, Failure> {
         let key = SigningKey::load(self.key.as_deref(), environment)?;
         let runtime = publish::runtime()?;
-        let publisher = self.publishing.publisher(key, environment)?;
+        let publisher = self.publishing.publisher_of_existing(key, environment)?;
         let finished = runtime.block_on(async {
             let customers =
                 if self.all { publisher.store().customers().await? } else { self.customer.clone() };
             let changes = customers.into_iter().map(|id| (id, Change::Withdraw(self.name.clone())));
             publish::change(&publisher, changes).await
         });
-        finished?.report(output)
+        let finished = finished?;
+        if !finished.has_changed() && !self.if_present {
+            let message = format!("no index in {} names {}", publisher.store().name(), self.name);
+            return Err(Failure::new(Kind::NotFound, message).help("with --if-present that is no error"));
+        }
+        Ok(finished.report(output))
     }
 }

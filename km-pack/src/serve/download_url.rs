@@ -1,7 +1,8 @@
 //! Download URLs: good for a while for whoever has them, at every server on the same database.
 //!
-//! `<base>/api/plugins/download/<file name>?customer=…&expires=…&key=…&signature=…`: HMAC-SHA256 over
-//! these and the digest of the package's head, so that a URL is bound to the very bytes. The keys are
+//! `<base>/api/plugins/download/<file name>?customer=…&head=…&expires=…&key=…&signature=…`: HMAC-SHA256
+//! over these; the digest of the package's head binds a URL to the very bytes. No index is read before the
+//! signature holds. The keys are
 //! derived from those that sign tokens: `key` names one, and rotation goes for both.
 
 use std::fmt;
@@ -12,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use km_api::path;
+use km_package::digest::Digest;
 use km_package::failure::{Failure, Kind};
 use km_package::index::IndexEntry;
 use km_package::name::CustomerId;
@@ -79,9 +81,10 @@ impl Grant<'_> {
         let Self { customer, entry, expires } = self;
         let signature = hmac::sign(&key.key, self.text().as_bytes());
         format!(
-            "{base}{}/{}?customer={customer}&expires={}&key={}&signature={}",
+            "{base}{}/{}?customer={customer}&head={}&expires={}&key={}&signature={}",
             path::DOWNLOAD,
             entry.file_name(),
+            entry.head_sha256,
             expires.as_second(),
             key.id,
             URL_SAFE_NO_PAD.encode(signature)
@@ -89,9 +92,12 @@ impl Grant<'_> {
     }
 
     fn text(&self) -> String {
-        let Self { customer, entry, expires } = self;
-        format!("{TAG}\n{customer}\n{}\n{}\n{}\n", entry.file_name(), entry.head_sha256, expires.as_second())
+        signed_text(self.customer, &self.entry.file_name(), &self.entry.head_sha256, self.expires)
     }
+}
+
+fn signed_text(customer: &CustomerId, file_name: &str, head: &Digest, expires: Timestamp) -> String {
+    format!("{TAG}\n{customer}\n{file_name}\n{head}\n{}\n", expires.as_second())
 }
 
 /// What a signed URL says. Nothing of it is believed yet.
@@ -99,6 +105,7 @@ impl Grant<'_> {
 pub(super) struct Claim {
     pub(super) customer: CustomerId,
     pub(super) expires: Timestamp,
+    head: Digest,
     key: String,
     signature: Vec<u8>,
 }
@@ -109,6 +116,7 @@ impl Claim {
         let value = |name| value(query, name);
         Some(Self {
             customer: value("customer")?.parse().ok()?,
+            head: value("head")?.parse().ok()?,
             expires: Timestamp::from_second(value("expires")?.parse().ok()?).ok()?,
             key: value("key")?.to_owned(),
             signature: URL_SAFE_NO_PAD.decode(value("signature")?).ok()?,
@@ -145,13 +153,14 @@ impl App {
             keys = self.keys.get_for_unknown().await;
         }
         let Some(key) = keys.urls.get(&claim.key) else { return Ok(None) };
+        let text = signed_text(&claim.customer, file_name, &claim.head, claim.expires);
+        // In constant time.
+        if hmac::verify(&key.key, text.as_bytes(), &claim.signature).is_err() {
+            return Ok(None);
+        }
         let named = self.packages.named(&claim.customer).await?;
-        let holds = |entry: &IndexEntry| {
-            let grant = Grant { customer: &claim.customer, entry, expires: claim.expires };
-            // In constant time.
-            hmac::verify(&key.key, grant.text().as_bytes(), &claim.signature).is_ok()
-        };
-        Ok(named.into_iter().find(|entry| entry.file_name() == file_name).filter(holds))
+        let is_it = |entry: &IndexEntry| entry.file_name() == file_name && entry.head_sha256 == claim.head;
+        Ok(named.into_iter().find(is_it))
     }
 
     /// Where clients reach this server: as it was set up, else as this request came.

@@ -61,8 +61,11 @@ impl Store {
     pub fn open(address: &str, environment: &Environment) -> Result<Self, Failure> {
         let settings = &environment.cloud;
         match address.split_once("://") {
-            None => Self::folder(environment.current_dir.join(address), address),
-            Some(("file", path)) => Self::folder(PathBuf::from(path), address),
+            None | Some(("file", _)) => {
+                let folder = folder_of(address, environment);
+                std::fs::create_dir_all(&folder).map_err(|e| Failure::file("make the store", &folder, &e))?;
+                Self::folder(folder, address)
+            }
             Some(("s3", _)) => {
                 let builder = AmazonS3Builder::new().with_url(address).with_retry(retry());
                 let builder = settings.each().fold(builder, |b, (key, value)| b.with_config(key, value));
@@ -83,10 +86,22 @@ impl Store {
         }
     }
 
+    /// Opens a store that must be there: whoever changes what is published does not want a new one.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and for a folder that is missing (exit 6).
+    pub fn open_existing(address: &str, environment: &Environment) -> Result<Self, Failure> {
+        match address.split_once("://") {
+            None | Some(("file", _)) => Self::folder(folder_of(address, environment), address),
+            Some(_) => Self::open(address, environment),
+        }
+    }
+
     fn folder(folder: PathBuf, name: &str) -> Result<Self, Failure> {
-        let failed = |e: std::io::Error| Failure::file("open the store", &folder, &e);
-        std::fs::create_dir_all(&folder).map_err(failed)?;
-        let folder = std::fs::canonicalize(&folder).map_err(failed)?;
+        let folder = std::fs::canonicalize(&folder).map_err(|e| {
+            Failure::file("open the store", &folder, &e)
+                .help("name it with --store; `km-pack publish <package>` makes one")
+        })?;
         let objects = LocalFileSystem::new_with_prefix(&folder)
             .map_err(|e| Failure::new(Kind::Local, format_args!("cannot open the store {name}: {e}")))?;
         Ok(Self::new(Arc::new(objects), None, Path::default(), Some(folder), name))
@@ -120,6 +135,10 @@ impl Store {
     }
 }
 
+fn folder_of(address: &str, environment: &Environment) -> PathBuf {
+    environment.current_dir.join(address.strip_prefix("file://").unwrap_or(address))
+}
+
 fn retry() -> RetryConfig {
     RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES, retry_timeout: PATIENCE }
 }
@@ -141,7 +160,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let environment = Environment { current_dir: folder.path().to_path_buf(), ..Environment::default() };
         let open = |address: &str| Store::open(address, &environment);
+        assert_eq!(Store::open_existing("a/b", &environment).unwrap_err().kind, Kind::NotFound);
         assert!(open("a/b").unwrap().folder.unwrap().ends_with("a/b"));
+        assert!(Store::open_existing("a/b", &environment).is_ok());
         assert_eq!(open("ftp://x").unwrap_err().kind, Kind::Usage);
         assert_eq!(open("s3://bucket/a/b").unwrap().prefix.as_ref(), "a/b");
         assert_eq!(open("s3://bucket/a?x=1").unwrap_err().kind, Kind::Usage);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use km_package::failure::{Failure, Kind};
-use km_package::index::UntrustedIndex;
+use km_package::index::{MAX_INDEX, UntrustedIndex};
 use km_package::name::CustomerId;
 use km_package::signature::{Signature, SignatureBlock};
 use object_store::path::Path;
@@ -140,17 +140,29 @@ impl Store {
     async fn stored(&self, path: &Path) -> Result<Option<Stored>, Failure> {
         let read = async {
             let found = self.objects.get(path).await?;
+            if found.meta.size > MAX_INDEX as u64 {
+                return Ok(None);
+            }
             let version =
                 UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
-            Ok(Stored { bytes: found.bytes().await?, version })
+            Ok(Some(Stored { bytes: found.bytes().await?, version }))
         };
         match read.await {
-            // What a power cut can leave of a file that was new.
-            Ok(Stored { bytes, .. }) if bytes.is_empty() && self.folder.is_some() => Ok(None),
-            Ok(stored) => Ok(Some(stored)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Ok(Some(stored)) if stored.bytes.is_empty() => Err(self.damaged(path, "it is empty")),
+            Ok(Some(stored)) => Ok(Some(stored)),
+            Ok(None) => Err(self.damaged(path, "it is longer than an index can be")),
+            Err(object_store::Error::NotFound { .. }) if self.is_there() => Ok(None),
             Err(e) => Err(self.trouble("read", path, e)),
         }
+    }
+
+    /// What a power cut, or somebody, has left of one of an index's two files. Whose packages it named is
+    /// not known any more, and must not be taken for nothing.
+    fn damaged(&self, path: &Path, why: &str) -> Failure {
+        Failure::new(Kind::Untrusted, format_args!("{path} in {}: {why}", self.name())).help(
+            "restore it from a backup; or remove the customer's .toml and .sig, and publish again what they \
+             are to have",
+        )
     }
 
     /// None if the object is not the one that was read.
@@ -196,7 +208,7 @@ fn swap_under_lock(path: &std::path::Path, bytes: &[u8], before: Option<&[u8]>) 
     let lock = std::fs::File::open(folder)?;
     lock.lock()?;
     let current = match std::fs::read(path) {
-        Ok(bytes) => Some(bytes).filter(|bytes| !bytes.is_empty()),
+        Ok(bytes) => Some(bytes),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(e),
     };

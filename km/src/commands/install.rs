@@ -157,13 +157,12 @@ fn open(path: &Path) -> Result<(File, u64), Failure> {
     Ok((file, metadata.len()))
 }
 
-/// Reports on several packages. The exit code is that of the failures, where they are of one kind.
+/// Reports on several packages. The first failure decides the exit code.
 fn report<'a>(
     packages: impl Iterator<Item = (&'a PathBuf, Result<Installed, Failure>)>,
     output: &Output,
 ) -> ExitCode {
     let mut report = Report::default();
-    let mut kind = None;
     let mut lines = String::new();
     for (package, outcome) in packages {
         match outcome {
@@ -176,17 +175,13 @@ fn report<'a>(
                     output.fail(&failure);
                 }
                 let failure = Failure { message: mask(&failure.message), ..failure };
-                let known = kind.get_or_insert(failure.kind);
-                if *known != failure.kind {
-                    *known = Kind::Failed;
-                }
                 report.plugins.push(Outcome::Failed(FailedPackage::new(package, &failure)));
                 report.error.get_or_insert(failure);
             }
         }
     }
     output.result(&report, lines);
-    kind.map_or(ExitCode::SUCCESS, |kind| ExitCode::from(kind.code()))
+    report.error.map_or(ExitCode::SUCCESS, |first| ExitCode::from(first.kind.code()))
 }
 
 impl FailedPackage {

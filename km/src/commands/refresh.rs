@@ -57,9 +57,9 @@ impl Refresh {
 
 /// The exit code of a refresh. People are told of the first failure once more, with what to do.
 pub(super) fn code(report: &Report, output: &Output) -> ExitCode {
-    let Some((first, kind)) = report.failure() else { return ExitCode::SUCCESS };
+    let Some(first) = report.failure() else { return ExitCode::SUCCESS };
     if !output.is_json() {
         output.fail(first);
     }
-    ExitCode::from(kind.code())
+    ExitCode::from(first.kind.code())
 }

@@ -98,7 +98,10 @@ pub(super) async fn ask(local: &Local, authority: &Arc<Authority>, entry: &Entry
     match entry.state {
         State::Installed | State::Allowed => {}
         State::Unsigned | State::Untrusted | State::Disabled => {
-            let error_kind = Some(Kind::Untrusted);
+            let error_kind = Some(match entry.state {
+                State::Disabled => Kind::Unauthorized,
+                _ => Kind::Untrusted,
+            });
             return Health {
                 health: "not started",
                 error: entry.reason.clone(),

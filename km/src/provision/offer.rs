@@ -12,7 +12,7 @@ use km_package::index::{IndexError, MAX_INDEX, UntrustedIndex, VerifiedIndex};
 use km_package::name::{CustomerId, PluginName};
 use km_package::platform::Platform;
 use km_package::tier::Tier;
-use reqwest::{Client, Url};
+use reqwest::{Client, StatusCode, Url};
 use serde::Serialize;
 
 use super::body::{Body, Broken};
@@ -262,6 +262,10 @@ impl Mirrors<'_> {
         let path = url.path().to_owned();
         let failed = |broken: Broken| unreachable(&format_args!("{path}: {}", broken.why));
         let body = Body::open(client.get(url), self.patience).await.map_err(failed)?;
+        if body.status() == StatusCode::NOT_FOUND {
+            return Err(Failure::new(Kind::NotFound, format_args!("{path} is not there"))
+                .help("is `customer` in config.toml right, and was anything published for it?"));
+        }
         if !body.status().is_success() {
             return Err(unreachable(&format_args!("{path}: {}", body.status())));
         }

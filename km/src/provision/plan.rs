@@ -65,8 +65,8 @@ pub(super) enum Step {
     Enable,
     /// It is not entitled any more, for this reason.
     Disable(String),
-    /// It is not entitled, and nothing of it runs.
-    Leave,
+    /// It is not entitled, for this reason, and nothing of it runs.
+    Leave(String),
     /// It is not published any more.
     Remove,
     /// It is refused.
@@ -74,9 +74,12 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// Whether the customer's tier does not reach it.
-    pub(super) fn is_not_entitled(&self) -> bool {
-        matches!(self, Self::Disable(_) | Self::Leave)
+    /// Why the customer's tier does not reach it, if so.
+    pub(super) fn denial(&self) -> Option<&str> {
+        match self {
+            Self::Disable(reason) | Self::Leave(reason) => Some(reason),
+            _ => None,
+        }
     }
 }
 
@@ -100,9 +103,14 @@ impl Situation<'_> {
 
     fn published(&self, entry: &IndexEntry, here: &Here) -> Step {
         let installed = here.installed.as_ref().filter(|installed| installed.customer == self.index.customer);
-        let is_disabled = installed.is_some_and(|installed| installed.disabled.is_some());
+        let disabled = installed.and_then(|installed| installed.disabled.as_deref());
+        let is_disabled = disabled.is_some();
         if let Some(reason) = self.denial(entry) {
-            return if installed.is_some() && !is_disabled { Step::Disable(reason) } else { Step::Leave };
+            return if installed.is_some() && !is_disabled {
+                Step::Disable(reason)
+            } else {
+                Step::Leave(reason)
+            };
         }
         if here.is_local {
             return Step::Keep(Some(
@@ -119,9 +127,17 @@ impl Situation<'_> {
             !self.allow_downgrade
                 && here.highest.is_some_and(|mark| installed.sequence < mark && entry.sequence <= mark)
         };
+        // It may be the API that has disabled it.
+        if let (Some(reason), Allowed::Unknown) = (disabled, &self.allowed) {
+            return Step::Leave(reason.to_owned());
+        }
         match installed {
-            // It may be the API that has disabled it.
-            Some(_) if is_disabled && matches!(self.allowed, Allowed::Unknown) => Step::Leave,
+            Some(installed) if self.is_locked(installed, entry) => {
+                Step::Keep(Some(format!("locked; {} is published", entry.version)))
+            }
+            Some(installed) if is_the_one(installed) && self.check_lock(entry).is_err() => {
+                self.install(entry, here.highest)
+            }
             Some(installed) if is_the_one(installed) && is_disabled => Step::Enable,
             Some(installed) if is_the_one(installed) => Step::Keep(None),
             Some(installed) if was_rolled_back(installed) && is_disabled => Step::Enable,
@@ -139,6 +155,15 @@ impl Situation<'_> {
             Ok(()) => Step::Install(entry.clone()),
             Err(failure) => Step::Refuse(entry.clone(), failure),
         }
+    }
+
+    /// Whether the lock file names what is installed, and not what is published.
+    fn is_locked(&self, installed: &InstalledPackage, entry: &IndexEntry) -> bool {
+        let Some(locked) = self.locked else { return false };
+        let InstalledPackage { version, manifest_sha256, .. } = installed;
+        installed.disabled.is_none()
+            && locked.check(&entry.name, version, &entry.platform, manifest_sha256).is_ok()
+            && self.check_lock(entry).is_err()
     }
 
     fn check_lock(&self, entry: &IndexEntry) -> Result<(), Failure> {
@@ -250,6 +275,10 @@ mod tests {
         Allowed::These { tier, names: names.iter().map(|name| name.parse().unwrap()).collect() }
     }
 
+    fn left(reason: &str) -> Option<Step> {
+        Some(Step::Leave(reason.to_owned()))
+    }
+
     /// What is decided about `a` where the API allows it.
     fn step(packages: Vec<IndexEntry>, here: Here) -> Option<Step> {
         step_as(allowed(Tier::Pro, &["a"]), packages, here, false)
@@ -307,10 +336,13 @@ mod tests {
     #[test]
     fn what_the_tier_does_not_reach_is_disabled_once_and_never_installed() {
         let high = || vec![IndexEntry { required_tier: Tier::Enterprise, ..entry(5) }];
-        assert_eq!(step(high(), Here::default()), Some(Step::Leave));
+        assert_eq!(step(high(), Here::default()), left("needs Enterprise, customer_123 has Pro"));
         let reason = "needs Enterprise, customer_123 has Pro".to_owned();
         assert_eq!(step(high(), here(installed(5), 5)), Some(Step::Disable(reason)));
-        assert_eq!(step(high(), disabled(here(installed(5), 5))), Some(Step::Leave));
+        assert_eq!(
+            step(high(), disabled(here(installed(5), 5))),
+            left("needs Enterprise, customer_123 has Pro")
+        );
         // By the subscription, which is lower than what was stamped; by file or index alike.
         let free = || allowed(Tier::Free, &[]);
         let reason = Some(Step::Disable("needs Pro, customer_123 has Free".to_owned()));
@@ -332,7 +364,7 @@ mod tests {
         let high = vec![IndexEntry { required_tier: Tier::Enterprise, ..entry(5) }];
         assert_eq!(
             step_as(allowed(Tier::Enterprise, &["a"]), high, Here::default(), false),
-            Some(Step::Leave)
+            left("needs Enterprise, customer_123 has Pro")
         );
         let absent = step_as(allowed(Tier::Enterprise, &["a"]), Vec::new(), Here::default(), false);
         assert_eq!(absent, None);
@@ -348,8 +380,8 @@ mod tests {
             assert_eq!(step(entry(5), disabled(here(installed(3), 5))), Some(Step::Enable));
         }
         let step = |entry, here| step_as(Allowed::Unknown, vec![entry], here, false);
-        assert_eq!(step(entry(5), again()), Some(Step::Leave));
-        assert_eq!(step(entry(6), again()), Some(Step::Leave));
+        assert_eq!(step(entry(5), again()), left("no"));
+        assert_eq!(step(entry(6), again()), left("no"));
         assert_eq!(step(entry(5), here(installed(5), 5)), Some(Step::Keep(None)));
         assert_eq!(step(entry(6), here(installed(5), 5)), Some(Step::Install(entry(6))));
     }
@@ -370,7 +402,7 @@ mod tests {
         assert_eq!(step(vec![entry(5)], theirs()), Some(Step::Install(entry(5))));
         assert_eq!(step(Vec::new(), theirs()), keep("made for other"));
         let free = allowed(Tier::Free, &[]);
-        assert_eq!(step_as(free, vec![entry(5)], theirs(), false), Some(Step::Leave));
+        assert_eq!(step_as(free, vec![entry(5)], theirs(), false), left("needs Pro, customer_123 has Free"));
     }
 
     #[test]
@@ -402,9 +434,8 @@ mod tests {
             }])
         };
         let (index, platform) = (index(vec![entry(5)]), "linux-amd64".parse().unwrap());
-        let here = &BTreeMap::from([(name(), Here::default())]);
-        let step = |locked: &LockFile| {
-            let (platform, locked) = (&platform, Some(locked));
+        let step_with = |here: Here, locked: &LockFile| {
+            let (here, platform, locked) = (&BTreeMap::from([(name(), here)]), &platform, Some(locked));
             let situation = Situation {
                 index: &index,
                 platform,
@@ -415,7 +446,12 @@ mod tests {
             };
             plan(&situation).remove(&name()).unwrap()
         };
+        let step = |locked: &LockFile| step_with(Here::default(), locked);
         assert_eq!(step(&locked(5)), Step::Install(entry(5)));
+        // What is locked and installed stays, whatever is published.
+        let kept = step_with(here(installed(4), 4), &locked(4));
+        assert_eq!(Some(kept), keep("locked; 1.0.0 is published"));
+        assert_eq!(step_with(here(installed(4), 4), &locked(5)), Step::Install(entry(5)));
         let Step::Refuse(_, failure) = step(&locked(4)) else { panic!() };
         assert_eq!(failure.kind, Kind::Conflict);
     }

@@ -1,6 +1,6 @@
 //! What became of each plugin: the document that scripts read, and the table that people see.
 
-use km_package::failure::{Failure, Kind};
+use km_package::failure::Failure;
 use km_package::index::{IndexEntry, VerifiedIndex};
 use km_package::name::PluginName;
 use serde::Serialize;
@@ -13,6 +13,9 @@ use crate::store::Action;
 pub(crate) struct Report {
     pub(super) plugins: Vec<Outcome>,
     pub(super) not_entitled: Vec<PluginName>,
+    /// Why, of each of them; for people.
+    #[serde(skip)]
+    denials: Vec<String>,
     pub(super) index: Option<IndexReport>,
     /// What is to be downloaded; only where nothing may be.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -20,9 +23,6 @@ pub(crate) struct Report {
     /// The first failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Failure>,
-    /// That of all failures; `failed` if they are of several kinds.
-    #[serde(skip)]
-    kind: Option<Kind>,
 }
 
 /// What became of one plugin.
@@ -89,18 +89,19 @@ impl Report {
         self.plugins.sort_by(|a, b| a.name.cmp(&b.name));
     }
 
+    /// Adds a plugin that the customer's tier does not reach, for this reason.
+    pub(super) fn deny(&mut self, name: &PluginName, reason: &str) {
+        self.not_entitled.push(name.clone());
+        self.denials.push(reason.to_owned());
+    }
+
     fn fail(&mut self, failure: Failure) {
-        let kind = match self.kind {
-            Some(kind) if kind != failure.kind => Kind::Failed,
-            _ => failure.kind,
-        };
-        self.kind = Some(kind);
         self.error.get_or_insert(failure);
     }
 
-    /// The first failure, and the kind of all of them.
-    pub(crate) fn failure(&self) -> Option<(&Failure, Kind)> {
-        self.error.as_ref().zip(self.kind)
+    /// The first failure, which decides the exit code.
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        self.error.as_ref()
     }
 
     /// Whether there is nothing to be told.
@@ -115,9 +116,8 @@ impl Report {
             let rows: Vec<Vec<String>> = self.plugins.iter().map(row).collect();
             text += &km_cli::table(&["NAME", "VERSION", "ACTION", "REASON"], &rows);
         }
-        if !self.not_entitled.is_empty() {
-            let names: Vec<&str> = self.not_entitled.iter().map(PluginName::as_str).collect();
-            text += &format!("not entitled: {}\n", names.join(", "));
+        for (name, reason) in self.not_entitled.iter().zip(&self.denials) {
+            text += &format!("not entitled: {name}, {}\n", km_cli::printable_line(reason));
         }
         for need in self.needs.iter().flatten() {
             text += &format!("needs: {} {}, {} bytes\n", need.name, need.version, need.size);
@@ -134,25 +134,28 @@ fn row(outcome: &Outcome) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use km_package::failure::Kind;
+
     use super::*;
 
     #[test]
-    fn one_failure_gives_its_kind_and_several_kinds_give_none() {
+    fn the_first_failure_is_told() {
         let mut report = Report::default();
         let version = "1.0.0".parse().unwrap();
         let mut fail = |name: &str, kind| {
             report.add(&name.parse().unwrap(), Some(&version), Err(Failure::new(kind, "no")));
-            report.failure().map(|(first, kind)| (first.message.clone(), kind))
+            report.failure().map(|first| (first.message.clone(), first.kind))
         };
-        assert_eq!(fail("b", Kind::Unreachable), Some(("b: no".to_owned(), Kind::Unreachable)));
-        assert_eq!(fail("a", Kind::Unreachable), Some(("b: no".to_owned(), Kind::Unreachable)));
-        assert_eq!(fail("c", Kind::Conflict), Some(("b: no".to_owned(), Kind::Failed)));
-        assert_eq!(fail("d", Kind::Unreachable), Some(("b: no".to_owned(), Kind::Failed)));
+        for (name, kind) in
+            [("b", Kind::Unreachable), ("a", Kind::Conflict), ("c", Kind::Unreachable), ("d", Kind::Failed)]
+        {
+            assert_eq!(fail(name, kind), Some(("b: no".to_owned(), Kind::Unreachable)));
+        }
         report.add(&"e".parse().unwrap(), None, Ok((Action::Removed, None)));
-        report.not_entitled.push("x".parse().unwrap());
+        report.deny(&"x".parse().unwrap(), "needs Pro");
         let text = report.text();
         assert!(
-            text.contains("a     1.0.0    failed   no\n") && text.ends_with("not entitled: x\n"),
+            text.contains("a     1.0.0    failed   no\n") && text.ends_with("not entitled: x, needs Pro\n"),
             "{text}"
         );
         let document = serde_json::to_value(&report).unwrap();

@@ -157,9 +157,24 @@ impl New<'_> {
         }
         if !self.options.force && before.iter().any(|version| self.conflicts_with(&version.manifest)) {
             let plugin = &self.manifest.plugin;
-            let message = format!("{} {} is installed with other content", plugin.name, plugin.version);
-            return Err(Failure::new(Kind::Conflict, message)
-                .help("a new build should have a new version; to replace it all the same, add --force"));
+            let customer = &self.manifest.customer.id;
+            let other = before.iter().map(|version| &version.manifest.customer.id).find(|id| *id != customer);
+            let failure = match other {
+                Some(other) => Failure::new(
+                    Kind::Conflict,
+                    format_args!(
+                        "{} {} is installed for {other}, and this package is for {customer}",
+                        plugin.name, plugin.version
+                    ),
+                )
+                .help("to replace one customer's package by another's, add --force"),
+                None => Failure::new(
+                    Kind::Conflict,
+                    format_args!("{} {} is installed with other content", plugin.name, plugin.version),
+                )
+                .help("a new build should have a new version; to replace it all the same, add --force"),
+            };
+            return Err(failure);
         }
         Ok(if active.is_some() { Action::Updated } else { Action::Installed })
     }

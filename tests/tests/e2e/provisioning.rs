@@ -310,3 +310,34 @@ fn two_servers_with_one_store_are_one() {
     machine.km(["plugins", "remove", "logger", "--yes"]).expect(0);
     assert_eq!(refreshed(&machine).0["logger"], "installed");
 }
+
+#[test]
+fn a_store_that_went_away_is_not_an_empty_one() {
+    let shop = Shop::open();
+    let machine = shop.provisioned("pro");
+    let store = shop.engineer.store();
+    let away = store.with_extension("away");
+    std::fs::rename(&store, &away).unwrap();
+    machine.km(["plugins", "refresh"]).expect(5);
+    shop.init(&shop.machine(), "pro", &[]).expect(5);
+    assert_eq!(listed(&machine).len(), 2);
+    std::fs::rename(&away, &store).unwrap();
+    machine.km(["plugins", "refresh"]).expect(0);
+}
+
+#[test]
+fn only_what_is_locked_passes_and_what_is_locked_stays() {
+    let shop = Shop::open();
+    let machine = shop.provisioned("free");
+    machine.km(["plugins", "lock"]).expect(0);
+    machine.km(["plugins", "refresh", "--locked"]).expect(0);
+    let package = shop.engineer.package_of("/bin/false", "logger", "1.1.0", "free", &["--sequence", "2"]);
+    shop.engineer.run(&["publish", &package]).expect(0);
+    let document = machine.km(["plugins", "refresh", "--locked", "--json"]).expect(0).json();
+    assert_eq!(document["plugins"][0]["reason"], "locked; 1.1.0 is published");
+    assert_eq!(document["plugins"][0]["version"], "1.0.0");
+    machine.km(["plugins", "refresh"]).expect(0);
+    // What is installed now is not what is locked.
+    let refused = machine.km(["plugins", "refresh", "--locked", "--json"]).expect(7).json();
+    assert_eq!(refused["plugins"][0]["action"], "failed");
+}

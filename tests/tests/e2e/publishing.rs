@@ -273,6 +273,94 @@ fn a_changed_tier_is_stamped_anew_without_a_compiler() {
     }
 }
 
+#[test]
+fn a_damaged_object_is_put_right_by_publishing_again() {
+    let engineer = Engineer::new();
+    let package = engineer.package("tiny", "1.0.0", "c1", &[]);
+    engineer.run(&["publish", &package, "--whole"]).expect(0);
+    let good = snapshot(&engineer.store());
+    for (file, bytes) in good.iter().filter(|(file, _)| !file.to_str().unwrap().contains("index/")) {
+        let mut damaged = bytes.clone();
+        damaged[bytes.len() / 2] ^= 1;
+        std::fs::write(file, damaged).unwrap();
+    }
+    engineer.run(&["fetch", "--customer", "c1"]).expect(3);
+    engineer.run(&["publish", &package, "--whole"]).expect(0);
+    assert_eq!(snapshot(&engineer.store()), good);
+}
+
+#[test]
+fn an_index_that_was_emptied_is_not_taken_for_none() {
+    let engineer = Engineer::new();
+    engineer.release("one", "1.0.0", "c1", &[]);
+    engineer.release("other", "1.0.0", "c2", &[]);
+    let two = engineer.package("two", "1.0.0", "c1", &[]);
+    for extension in ["toml", "sig"] {
+        let file = engineer.index_file("c1", extension);
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(&file, b"").unwrap();
+        let refused = engineer.run(&["publish", &two]).expect(3);
+        assert!(refused.stderr.contains("empty") && refused.stderr.contains("backup"), "{}", refused.stderr);
+        // The others are not held up, and it is said who failed.
+        let renewed = engineer.run(&["publish", "--renew", "--json"]).expect(3).json();
+        let actions: Vec<_> =
+            renewed["indexes"].as_array().unwrap().iter().map(|index| &index["action"]).collect();
+        assert!(actions.contains(&&"failed".into()) && actions.contains(&&"published".into()), "{renewed}");
+        std::fs::write(&file, bytes).unwrap();
+    }
+    engineer.run(&["publish", &two]).expect(0);
+    assert_eq!(engineer.names("c1"), ["one 1.0.0", "two 1.0.0"]);
+}
+
+#[test]
+fn an_index_that_nobody_could_read_is_not_written() {
+    let engineer = Engineer::new();
+    engineer.release("tiny", "1.0.0", "c1", &[]);
+    let template = engineer.index("c1").packages[0].clone();
+    let many = (0..km_package::index::MAX_PACKAGES).map(|number| km_package::index::IndexEntry {
+        name: format!("t{number}").parse().unwrap(),
+        ..template.clone()
+    });
+    let publisher = engineer.publisher_at(km_tests::engineer::now(), 10_000);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let change = km_pack::publish::Change::Add(many.collect());
+    let refused = runtime.block_on(publisher.change(&"c1".parse().unwrap(), &change)).unwrap_err();
+    assert_eq!(refused.kind, km_package::failure::Kind::Conflict);
+    assert_eq!(engineer.names("c1"), ["tiny 1.0.0"]);
+}
+
+#[test]
+fn what_was_withdrawn_meanwhile_is_not_stamped_back() {
+    let engineer = Engineer::new();
+    engineer.release("tiny", "1.0.0", "c1", &["--sequence", "1"]);
+    let named = engineer.index("c1").packages[0].clone();
+    engineer.run(&["withdraw", "tiny", "--customer", "c1"]).expect(0);
+    let publisher = engineer.publisher_at(km_tests::engineer::now(), 10_000);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let customer = "c1".parse().unwrap();
+    let change = km_pack::publish::Change::Replace(vec![named]);
+    assert!(!runtime.block_on(publisher.change(&customer, &change)).unwrap().changed);
+    assert!(engineer.names("c1").is_empty());
+}
+
+#[test]
+fn a_store_that_is_not_there_is_not_made_by_whoever_changes_it() {
+    let engineer = Engineer::new();
+    std::fs::write(engineer.path("c.csv"), "id,tier\nc1,Pro\n").unwrap();
+    for arguments in [
+        &["publish", "--renew"][..],
+        &["restamp", "--customers", "c.csv"],
+        &["withdraw", "tiny", "--all"],
+        &["fetch", "--customer", "c1"],
+    ] {
+        engineer.run(&[arguments, &["--store", "nowhere"]].concat()).expect(6);
+        assert!(!engineer.path("nowhere").exists(), "{arguments:?}");
+    }
+    engineer.release("tiny", "1.0.0", "c1", &[]);
+    engineer.run(&["withdraw", "other", "--all"]).expect(6);
+    engineer.run(&["withdraw", "other", "--all", "--if-present"]).expect(0);
+}
+
 fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
