@@ -237,10 +237,16 @@ mod tests {
         for query in ["", "x=1", "customer=c1&expires=1&key=k"] {
             assert!(!is_signed(query), "{query}");
         }
-        let good = "customer=c1&expires=1&key=k&signature=AAAA";
-        assert!(is_signed(good) && Claim::read(good).is_some());
-        for (from, to) in [("c1", "../c"), ("=1", "=x"), ("expires", "x"), ("AAAA", "A=A"), ("key=k", "key")]
-        {
+        let good = format!("customer=c1&head={}&expires=1&key=k&signature=AAAA", Digest::of(b"head"));
+        assert!(is_signed(&good) && Claim::read(&good).is_some());
+        for (from, to) in [
+            ("c1", "../c"),
+            ("head=", "head=0"),
+            ("=1", "=x"),
+            ("expires", "x"),
+            ("AAAA", "A=A"),
+            ("key=k", "key"),
+        ] {
             let bad = good.replacen(from, to, 1);
             assert!(is_signed(&bad) && Claim::read(&bad).is_none(), "{bad}");
         }
