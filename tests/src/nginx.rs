@@ -33,8 +33,7 @@ impl Nginx {
 
     /// A balancer in front of servers (`127.0.0.1:port`).
     pub fn in_front_of(program: &Path, servers: &[String]) -> Self {
-        let servers: String =
-            servers.iter().map(|server| format!("server {server} max_fails=1 fail_timeout=1s;")).collect();
+        let servers: String = servers.iter().map(|server| format!("server {server} max_fails=0;")).collect();
         Self::start(
             program,
             &format!("upstream behind {{ {servers} }}"),

@@ -23,8 +23,13 @@ const PARALLEL: usize = 4;
 const TRIES: usize = 3;
 /// Before each round through the places that may be well again: a server that is killed behind a
 /// balancer is noticed, and one that is started again is there.
-const PAUSES: [Duration; 4] =
-    [Duration::ZERO, Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
+const PAUSES: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(5),
+];
 /// Most places that an error tells of, and most characters of each.
 const MAX_TOLD: usize = 6;
 const MAX_WORDS: usize = 400;
