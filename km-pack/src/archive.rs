@@ -55,6 +55,13 @@ impl Signed {
         Self { manifest, head, frames }
     }
 
+    /// The whole package.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.pieces(|piece| bytes.extend_from_slice(piece));
+        bytes
+    }
+
     /// Digest of the whole package. It takes longer than all the rest of making one.
     pub fn sha256(&self) -> Digest {
         let mut hasher = Hasher::default();

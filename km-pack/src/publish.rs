@@ -198,7 +198,7 @@ impl Publisher {
         matches!(change, Change::Renew) || is_other || is_early || left < self.options.lifetime / 2
     }
 
-    /// What an index names after a change.
+    /// What an index names after a change; what is new comes last.
     fn packages(&self, before: &[IndexEntry], change: &Change) -> Result<Vec<IndexEntry>, Failure> {
         let mut packages = before.to_vec();
         match change {
@@ -220,7 +220,6 @@ impl Publisher {
                 }
             }
         }
-        packages.sort_by(|a, b| (&a.name, a.platform.as_str()).cmp(&(&b.name, b.platform.as_str())));
         Ok(packages)
     }
 

@@ -154,9 +154,7 @@ async fn restore(publisher: &Publisher, template: &IndexEntry) -> Result<Arc<Rel
 
 /// Holds the first package of a release against every rule, before it goes anywhere.
 fn check(publisher: &Publisher, package: &Signed) -> Result<(), Failure> {
-    let head = package.head.to_bytes();
-    let frames = package.frames.iter().map(|shared| &shared.bytes[..]);
-    let whole = std::iter::once(&head[..]).chain(frames).collect::<Vec<_>>().concat();
+    let whole = package.to_bytes();
     let context = Context::passing_on(package.manifest.target.platform.clone(), publisher.now());
     verify(UntrustedPackage::open(&whole[..], Discard)?, publisher.trusted(), &context)?;
     Ok(())

@@ -164,13 +164,6 @@ pub struct Signed {
     pub frames: Vec<SharedFrame>,
 }
 
-impl Signed {
-    /// The compressed frames, one after the other.
-    pub(crate) fn frame_bytes(&self) -> Vec<Vec<u8>> {
-        self.frames.iter().map(|shared| shared.bytes.to_vec()).collect()
-    }
-}
-
 impl Unsigned {
     /// Signs the manifest.
     pub fn sign(self, key: &SigningKey) -> Signed {

@@ -73,9 +73,7 @@ fn one_compile(plan: &Plan, release: &Arc<Release>, once: Duration, folder: &Pat
     let mut bytes = 0;
     let memory = per_package(CUSTOMERS, |number| {
         let package = make(&plan.customers[number]);
-        let frames = package.frames.iter().map(|shared| &shared.bytes[..]);
-        let whole: Vec<u8> =
-            std::iter::once(&package.head.to_bytes()[..]).chain(frames).collect::<Vec<_>>().concat();
+        let whole = package.to_bytes();
         bytes = whole.len();
         std::hint::black_box(whole);
     });
@@ -308,8 +306,7 @@ fn executable_of(plan: &Plan, package: km_pack::sign::Signed) -> Vec<u8> {
             Ok(())
         }
     }
-    let frames: Vec<u8> = package.frames.iter().flat_map(|shared| shared.bytes.to_vec()).collect();
-    let whole = [package.head.to_bytes(), frames].concat();
+    let whole = package.to_bytes();
     let keys = TrustedKeys::from_iter([*plan.key.public()]);
     let context = Context::passing_on(package.manifest.target.platform.clone(), plan.options.created);
     let package = UntrustedPackage::open(&whole[..], Bytes(Vec::new())).expect("a package");

@@ -14,6 +14,7 @@ pub mod postgres;
 mod processes;
 mod socket;
 mod tiny;
+pub mod versions;
 
 pub use api_server::ApiServer;
 pub use build::{Built, api_logger, binary, packages, workspace};

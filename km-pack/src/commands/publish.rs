@@ -1,5 +1,6 @@
 //! `km-pack publish`
 
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use crate::publish::{Change, IndexUpdate, PublishOptions, Published, Publisher, 
 use crate::sign::{Signed, SigningKey};
 use crate::store::{self, Store};
 
+/// How many indexes are told of to people.
+const SHOWN: usize = 20;
 /// Longest an index is believed.
 const LONGEST: u64 = 10 * 365 * 24 * 3600;
 
@@ -174,8 +177,7 @@ impl Publish {
                     let package = read(path)?;
                     published.push(publisher.put(&package).await?);
                     if self.whole {
-                        let whole = [vec![package.head.to_bytes()], package.frame_bytes()].concat().concat();
-                        publisher.store().put_whole(&package.file_name(), whole.into()).await?;
+                        publisher.store().put_whole(&package.file_name(), package.to_bytes().into()).await?;
                     }
                 }
                 finish(&publisher, published, Vec::new()).await
@@ -222,13 +224,14 @@ pub(super) async fn finish(
 
 /// A package as a file has it, by every rule but those that are the recipient's.
 fn read(path: &Path, publisher: &Publisher, output: &Output) -> Result<Signed, Failure> {
+    let failed = |e| Failure::file("read", path, &e);
     let (mut file, length) = super::open_package(path)?;
+    // What is no package is not read as a whole.
     let (manifest, _) = UntrustedPackage::open(&mut file, Discard)?.peek()?;
-    let (file, _) = super::open_package(path)?;
+    file.rewind().map_err(failed)?;
     let progress = output.progress();
     let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut progress.reading(file, length, "reading"), &mut bytes)
-        .map_err(|e| Failure::file("read", path, &e))?;
+    progress.reading(file, length, "reading").read_to_end(&mut bytes).map_err(failed)?;
     let bytes = Bytes::from(bytes);
     let package = UntrustedPackage::open(&bytes[..], Discard)?;
     let context = Context::passing_on(manifest.target.platform, publisher.now());
@@ -278,9 +281,9 @@ impl Document {
         // Those that failed are all named.
         let (failed, fine): (Vec<&Index>, Vec<&Index>) =
             self.indexes.iter().partition(|index| index.action == "failed");
-        let lines = failed.into_iter().chain(fine.into_iter().take(20)).map(Index::line);
-        let more = self.indexes.len().saturating_sub(20);
+        let more = fine.len().saturating_sub(SHOWN);
         let more = (more > 0).then(|| format!("  … and {more} more"));
+        let lines = failed.into_iter().chain(fine.into_iter().take(SHOWN)).map(Index::line);
         let indexes = count(changed, "new index", "new indexes");
         self.releases()
             .into_iter()
@@ -290,9 +293,7 @@ impl Document {
             .collect::<Vec<_>>()
             .join("\n")
     }
-}
 
-impl Document {
     /// What was put into the store, by plugin and version.
     fn releases(&self) -> Vec<String> {
         let mut of_release = std::collections::BTreeMap::<_, usize>::new();

@@ -218,8 +218,9 @@ fn the_page_of_attacks_names_tests_that_are_there() {
         .collect();
     assert!(names.len() > 30, "{names:?}");
     for (module, test) in names {
-        let file = workspace().join(format!("tests/tests/e2e/{module}.rs"));
-        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{module}: {e}"));
+        let read =
+            |program| std::fs::read_to_string(workspace().join(format!("tests/tests/{program}/{module}.rs")));
+        let text = read("e2e").or_else(|_| read("heavy")).unwrap_or_else(|e| panic!("{module}: {e}"));
         assert!(text.contains(&format!("fn {test}()")), "{module}::{test} is not there");
     }
 }

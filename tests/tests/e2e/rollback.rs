@@ -9,28 +9,9 @@ use serde_json::{Value, json};
 
 use crate::lifecycle::plugin_process;
 use crate::session::Session;
-use crate::versions::{active_executable, active_path, expect_tidy, folders, link};
-
-fn first() -> Tiny {
-    Tiny::new("1.0.0", 1)
-}
-
-fn second() -> Tiny {
-    Tiny::new("1.1.0", 2)
-}
-
-fn third() -> Tiny {
-    Tiny::new("2.0.0", 3)
-}
-
-/// An environment in which these were installed, one after the other.
-fn with(installed: &[Tiny]) -> TestEnvironment {
-    let environment = Tiny::trusting();
-    for tiny in installed {
-        tiny.install(&environment);
-    }
-    environment
-}
+use km_tests::versions::{
+    active_executable, active_path, expect_tidy, first, folders, link, second, third, with,
+};
 
 fn mark(environment: &TestEnvironment) -> PathBuf {
     environment.home().join("plugins/store/tiny/highest.toml")

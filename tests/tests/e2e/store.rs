@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 
 use km_tests::{TestEnvironment, Tiny, packages, path, signed};
 
-use crate::versions::{active_executable, active_path, link};
+use km_tests::versions::{active_executable, active_path, link};
 
 #[test]
 fn links_in_the_place_of_folders_are_not_followed() {

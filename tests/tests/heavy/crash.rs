@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use km_package::tier::Tier;
 use km_tests::{Finished, TestEnvironment, Tiny, binary, path};
 
-use crate::versions::{self, expect_tidy};
+use km_tests::versions::{self, expect_tidy, first, second, third, with};
 
 /// The calls by which a program changes files. `?` where not every machine has one.
 const CHANGES: &str = "openat,write,fsync,fdatasync,ftruncate,fchmod,mkdirat,unlinkat,symlinkat,linkat,renameat2,\
@@ -132,27 +132,6 @@ impl Operation {
         }
         active
     }
-}
-
-fn first() -> Tiny {
-    Tiny::new("1.0.0", 1)
-}
-
-fn second() -> Tiny {
-    Tiny::new("1.1.0", 2)
-}
-
-fn third() -> Tiny {
-    Tiny::new("2.0.0", 3)
-}
-
-/// An environment in which these were installed, one after the other.
-fn with(installed: &[Tiny]) -> TestEnvironment {
-    let environment = Tiny::trusting();
-    for tiny in installed {
-        tiny.install(&environment);
-    }
-    environment
 }
 
 #[test]

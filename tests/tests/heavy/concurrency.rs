@@ -2,7 +2,7 @@
 
 use km_tests::{Finished, TestEnvironment, Tiny, path};
 
-use crate::versions::{active_executable, expect_tidy};
+use km_tests::versions::{active_executable, expect_tidy};
 
 const ROUNDS: usize = 5;
 

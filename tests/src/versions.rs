@@ -2,26 +2,50 @@
 
 use std::path::{Path, PathBuf};
 
-use km_tests::TestEnvironment;
+use crate::{TestEnvironment, Tiny};
+
+/// `tiny` 1.0.0.
+pub fn first() -> Tiny {
+    Tiny::new("1.0.0", 1)
+}
+
+/// `tiny` 1.1.0.
+pub fn second() -> Tiny {
+    Tiny::new("1.1.0", 2)
+}
+
+/// `tiny` 2.0.0.
+pub fn third() -> Tiny {
+    Tiny::new("2.0.0", 3)
+}
+
+/// An environment in which these were installed, one after the other.
+pub fn with(installed: &[Tiny]) -> TestEnvironment {
+    let environment = Tiny::trusting();
+    for tiny in installed {
+        tiny.install(&environment);
+    }
+    environment
+}
 
 /// The link of the plugin `tiny`.
-pub(crate) fn link(environment: &TestEnvironment) -> PathBuf {
+pub fn link(environment: &TestEnvironment) -> PathBuf {
     environment.home().join("plugins/km-plugin-tiny")
 }
 
 /// The executable that it leads to.
-pub(crate) fn active_path(environment: &TestEnvironment) -> PathBuf {
-    std::fs::canonicalize(link(environment)).unwrap()
+pub fn active_path(environment: &TestEnvironment) -> PathBuf {
+    std::fs::canonicalize(link(environment)).expect("it is there")
 }
 
 /// The bytes of that; none where there is no link.
-pub(crate) fn active_executable(environment: &TestEnvironment) -> Option<Vec<u8>> {
+pub fn active_executable(environment: &TestEnvironment) -> Option<Vec<u8>> {
     std::fs::symlink_metadata(link(environment)).ok()?;
     Some(std::fs::read(link(environment)).expect("a link leads to its executable"))
 }
 
 /// The executable of the version that is kept to go back to, if there is one and it has a receipt.
-pub(crate) fn kept_executable(environment: &TestEnvironment) -> Option<Vec<u8>> {
+pub fn kept_executable(environment: &TestEnvironment) -> Option<Vec<u8>> {
     let active = std::fs::canonicalize(link(environment)).ok()?;
     let receipt = std::fs::read_to_string(active.with_file_name(".receipt.toml")).ok()?;
     let kept = receipt.lines().find_map(|line| line.strip_prefix("previous = \""))?.trim_end_matches('"');
@@ -31,7 +55,7 @@ pub(crate) fn kept_executable(environment: &TestEnvironment) -> Option<Vec<u8>> 
 }
 
 /// The folders of versions of `tiny`.
-pub(crate) fn folders(environment: &TestEnvironment) -> Vec<PathBuf> {
+pub fn folders(environment: &TestEnvironment) -> Vec<PathBuf> {
     let store = environment.home().join("plugins/store/tiny");
     let entries = std::fs::read_dir(store).into_iter().flatten().flatten();
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
@@ -40,7 +64,7 @@ pub(crate) fn folders(environment: &TestEnvironment) -> Vec<PathBuf> {
 }
 
 /// Asserts that nothing lies about.
-pub(crate) fn expect_tidy(environment: &TestEnvironment, after: &str) {
+pub fn expect_tidy(environment: &TestEnvironment, after: &str) {
     let found = leftovers(environment);
     assert!(found.is_empty(), "left after {after}: {found:?}");
 }
@@ -55,7 +79,7 @@ fn leftovers(environment: &TestEnvironment) -> Vec<PathBuf> {
     let receipt =
         active.map(|folder| std::fs::read_to_string(folder.join(".receipt.toml")).unwrap_or_default());
     for folder in folders(environment) {
-        let name = folder.file_name().unwrap().to_str().unwrap();
+        let name = folder.file_name().expect("it is there").to_str().expect("it is there");
         let is_kept = receipt.as_ref().is_some_and(|text| text.contains(&format!("previous = \"{name}\"")));
         let is_needed = active == Some(&folder) || is_kept;
         if !is_needed || !folder.join(".receipt.toml").is_file() {
@@ -66,6 +90,6 @@ fn leftovers(environment: &TestEnvironment) -> Vec<PathBuf> {
 }
 
 fn is_temporary(path: &Path) -> bool {
-    let name = path.file_name().unwrap().to_string_lossy();
+    let name = path.file_name().expect("it is there").to_string_lossy();
     name == ".staging" || name.starts_with("unpacking-") || name.ends_with(".new")
 }
