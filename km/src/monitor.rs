@@ -14,6 +14,7 @@
 mod control;
 mod frames;
 mod message;
+mod observe;
 mod queue;
 mod relay;
 mod remarks;
@@ -23,7 +24,7 @@ mod tap;
 mod watchers;
 
 pub(crate) use control::{Session as SessionReport, sessions};
-pub(crate) use message::{Content, Message};
+pub(crate) use message::Message;
 pub(crate) use queue::Queue;
 pub(crate) use remarks::Remarks;
 pub(crate) use session::{MonitorOptions, run};

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use km_proto::v2::kilometers_plugin_server::{KilometersPlugin, KilometersPluginServer};
 use km_proto::v2::{
-    AuthenticateRequest, AuthenticateResponse, DescribeRequest, DescribeResponse, Identity, Limits,
-    Permissions,
+    AuthenticateRequest, AuthenticateResponse, DeliverRequest, DeliverResponse, DescribeRequest,
+    DescribeResponse, Identity, Limits, Permissions,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::{Access, Api, Token};
 use crate::gate::{Credentials, Gate};
@@ -34,6 +34,12 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl KilometersPlugin for Protocol2 {
+    type DeliverStream = tokio_stream::Empty<std::result::Result<DeliverResponse, Status>>;
+
+    async fn deliver(&self, _: Request<Streaming<DeliverRequest>>) -> Answer<Self::DeliverStream> {
+        Err(Status::unimplemented("messages come by protocol 1"))
+    }
+
     async fn describe(&self, _: Request<DescribeRequest>) -> Answer<DescribeResponse> {
         let about = self.gate.about();
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
@@ -57,6 +63,7 @@ impl KilometersPlugin for Protocol2 {
             }),
             identity,
             limits: Some(Limits { max_message: MAX_REQUEST as u64 }),
+            durable: false,
         }))
     }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use go_plugin::Channel;
 use go_plugin::host::{Grace, PluginError, Trouble};
+use km_package::digest::Digest;
 use km_package::failure::Kind;
 use km_package::tier::Tier;
+use km_proto::MAX_V1_MESSAGE;
 use km_proto::event::MessageTooLarge;
 use km_proto::v1::kilometers_plugin_client::KilometersPluginClient as Protocol1;
 use km_proto::v1::{
@@ -22,7 +24,7 @@ use tonic::{Response, Status};
 use super::{PluginFailure, SpawnedPlugin};
 use crate::auth::{Authority, Authorization, Grant, NoToken};
 use crate::environment::Proxy;
-use crate::monitor::{Content, Message};
+use crate::monitor::Message;
 use crate::store::PackageIdentity;
 
 /// How long each call before the first message may take.
@@ -323,6 +325,22 @@ async fn answer<T>(
     Err(plugin.process.explain(trouble).await)
 }
 
+/// What protocol 1 is told of a message that it cannot carry.
+fn too_large(message: &Message) -> StreamEvent {
+    let event = MessageTooLarge {
+        direction: message.direction,
+        correlation_id: message.number(),
+        size: message.size(),
+        sha256: message.cut.map_or_else(|| Digest::of(&message.data), |cut| cut.sha256).to_string(),
+        summary: message.summary.clone(),
+    };
+    StreamEvent {
+        r#type: MessageTooLarge::TYPE.to_owned(),
+        timestamp: Some(message.received.into()),
+        data: event.to_data(),
+    }
+}
+
 impl AuthenticatedPlugin {
     /// The process id.
     pub(crate) fn id(&self) -> Option<u32> {
@@ -337,40 +355,23 @@ impl AuthenticatedPlugin {
     /// Hands over one message and waits until it was handled.
     pub(crate) async fn deliver(&mut self, message: &Message) -> Result<Delivery, PluginFailure> {
         let mut client = self.client.clone();
-        let direction = message.direction;
-        let (success, error) = match &message.content {
-            Content::Whole(bytes) => {
-                let request = HandleMessageRequest {
-                    data: bytes.clone(),
-                    direction: direction.as_str().to_owned(),
-                    correlation_id: message.correlation_id(),
-                };
-                let call = client.handle_message(request);
-                let answer = answer(&mut self.plugin, "HandleMessage", MESSAGE_DEADLINE, call).await;
-                match answer {
-                    Ok(answer) => (answer.success, answer.error),
-                    Err(error) => (false, self.alive_after(error).await?),
-                }
+        let (success, error) = if message.size() <= MAX_V1_MESSAGE as u64 {
+            let request = HandleMessageRequest {
+                data: message.data.clone(),
+                direction: message.direction.as_str().to_owned(),
+                correlation_id: message.number(),
+            };
+            let call = client.handle_message(request);
+            match answer(&mut self.plugin, "HandleMessage", MESSAGE_DEADLINE, call).await {
+                Ok(answer) => (answer.success, answer.error),
+                Err(error) => (false, self.alive_after(error).await?),
             }
-            Content::TooLarge { size, sha256, summary } => {
-                let event = MessageTooLarge {
-                    direction,
-                    correlation_id: message.correlation_id(),
-                    size: *size,
-                    sha256: sha256.to_string(),
-                    summary: summary.clone(),
-                };
-                let event = StreamEvent {
-                    r#type: MessageTooLarge::TYPE.to_owned(),
-                    timestamp: Some(message.received.into()),
-                    data: event.to_data(),
-                };
-                let call = client.handle_stream_event(HandleStreamEventRequest { event: Some(event) });
-                let answer = answer(&mut self.plugin, "HandleStreamEvent", MESSAGE_DEADLINE, call).await;
-                match answer {
-                    Ok(answer) => (answer.success, answer.error),
-                    Err(error) => (false, self.alive_after(error).await?),
-                }
+        } else {
+            let call =
+                client.handle_stream_event(HandleStreamEventRequest { event: Some(too_large(message)) });
+            match answer(&mut self.plugin, "HandleStreamEvent", MESSAGE_DEADLINE, call).await {
+                Ok(answer) => (answer.success, answer.error),
+                Err(error) => (false, self.alive_after(error).await?),
             }
         };
         Ok(if success { Delivery::Handled } else { Delivery::Failed(error) })

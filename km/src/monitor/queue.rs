@@ -263,8 +263,9 @@ mod tests {
     use std::time::SystemTime;
 
     use km_proto::Direction;
+    use km_proto::jsonrpc::Summary;
 
-    use super::super::message::Content;
+    use super::super::message::Exchange;
     use super::*;
 
     fn message(sequence: u64, size: usize) -> Message {
@@ -272,7 +273,12 @@ mod tests {
             sequence,
             direction: Direction::Inbound,
             received: SystemTime::UNIX_EPOCH,
-            content: Content::Whole(vec![0; size].into()),
+            elapsed: std::time::Duration::ZERO,
+            channel: None,
+            summary: Summary::of(b"{}"),
+            exchange: Exchange::default(),
+            data: vec![0; size].into(),
+            cut: None,
         }
     }
 
@@ -283,9 +289,9 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_fit_into_memory_waits_on_disk_in_order() {
         let folder = tempfile::tempdir().unwrap();
-        let queue = queue(3000, folder.path().join("spool"));
+        let queue = queue(3500, folder.path().join("spool"));
         (1..=20).for_each(|n| queue.push(&message(n, 1000)));
-        assert!(queue.inner().weight <= 3000);
+        assert!(queue.inner().weight <= 3500);
         for n in 1..=10 {
             assert_eq!(queue.next().await.unwrap().sequence, n);
             queue.delivered();

@@ -4,16 +4,18 @@
 //! own pipe and the writer's: a reader that stops reading holds up the writer, as a pipe would.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use km_proto::Direction;
+use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::FileType;
 use rustix::io::Errno;
+use rustix::pipe::{SpliceFlags, splice};
 
-use super::tap::Tap;
+use super::tap::TapStream;
 
 /// As much as a pipe holds.
 const CHUNK: usize = 64 * 1024;
@@ -74,40 +76,72 @@ pub(super) enum Ended {
 
 /// Forwards until one of the two pipes ends. Both are closed then, so that either side sees what
 /// it would see without a relay: the reader its end of file, the writer a broken pipe.
-pub(super) fn pump(
-    from: OwnedFd,
-    to: OwnedFd,
-    direction: Direction,
-    tap: Option<&Tap>,
-    progress: &Progress,
-) -> Ended {
-    let mut buffer = vec![0; CHUNK];
-    let mut ended = Ended::Writer;
-    while let Ok(count @ 1..) = read(from.as_fd(), &mut buffer) {
-        progress.read();
-        let bytes = &buffer[..count];
-        // Before it is forwarded: a request is seen before the reply to it.
-        if let Some(tap) = tap {
-            tap.copy(direction, bytes);
-        }
-        if write_all(to.as_fd(), bytes).is_err() {
-            ended = Ended::Reader;
-            break;
-        }
-        progress.wrote();
-    }
+pub(super) fn pump(from: OwnedFd, to: OwnedFd, tap: Option<TapStream>, progress: &Progress) -> Ended {
+    let ended = match tap {
+        None if can_be_moved(from.as_fd()) => move_pages(from.as_fd(), to.as_fd(), progress),
+        tap => copy(from.as_fd(), to.as_fd(), tap.as_ref(), progress),
+    };
     progress.wrote();
-    drop((from, to));
-    if let Some(tap) = tap {
-        tap.end(direction);
-    }
     ended
 }
 
-fn read(from: std::os::fd::BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+/// Whether what is read can be handed on without a copy, and nobody changes it on the way: not so with
+/// a file.
+fn can_be_moved(from: BorrowedFd<'_>) -> bool {
+    let kind = rustix::fs::fstat(from).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    matches!(kind, Ok(FileType::Fifo | FileType::Socket))
+}
+
+/// Hands the pages of one pipe on to the other. Nobody sees the bytes.
+fn move_pages(from: BorrowedFd<'_>, to: BorrowedFd<'_>, progress: &Progress) -> Ended {
     loop {
-        match rustix::io::read(from, &mut *buffer) {
-            Ok(count) => return Ok(count),
+        // Waiting for bytes and waiting for somebody to take them are two things to who looks on.
+        if wait_for(from, PollFlags::IN).is_err() {
+            return Ended::Writer;
+        }
+        progress.read();
+        match splice(from, None, to, None, CHUNK, SpliceFlags::empty()) {
+            Ok(0) => return Ended::Writer,
+            Ok(_) => progress.wrote(),
+            Err(Errno::INTR) => {}
+            // One of the two was made non-blocking by somebody else.
+            Err(Errno::AGAIN) => match wait_for(to, PollFlags::OUT) {
+                Ok(()) => {}
+                Err(_) => return Ended::Reader,
+            },
+            // Not every file can take pages (one that is opened for appending, a terminal).
+            Err(Errno::INVAL) => return copy(from, to, None, progress),
+            Err(_) => return Ended::Reader,
+        }
+    }
+}
+
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, tap: Option<&TapStream>, progress: &Progress) -> Ended {
+    let mut buffer = Vec::with_capacity(CHUNK);
+    loop {
+        let bytes = match read(from, &mut buffer) {
+            Ok(bytes) if !bytes.is_empty() => bytes,
+            _ => return Ended::Writer,
+        };
+        progress.read();
+        // Before it is forwarded: a request is seen before the reply to it.
+        if let Some(tap) = tap {
+            tap.copy(&bytes);
+        }
+        if write_all(to, &bytes).is_err() {
+            return Ended::Reader;
+        }
+        progress.wrote();
+    }
+}
+
+/// The next bytes. A buffer that is well filled is handed over as it is, and replaced.
+fn read(from: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<Bytes> {
+    buffer.clear();
+    loop {
+        match rustix::io::read(from, rustix::buffer::spare_capacity(buffer)) {
+            Ok(_) if buffer.len() < CHUNK / 4 => return Ok(Bytes::copy_from_slice(buffer)),
+            Ok(_) => return Ok(std::mem::replace(buffer, Vec::with_capacity(CHUNK)).into()),
             // A file that somebody else made non-blocking: it is shared, and left as it is.
             Err(Errno::AGAIN) => wait_for(from, PollFlags::IN)?,
             Err(Errno::INTR) => {}
@@ -116,7 +150,7 @@ fn read(from: std::os::fd::BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usiz
     }
 }
 
-fn write_all(to: std::os::fd::BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(to, bytes) {
             Ok(count) => bytes = &bytes[count..],
@@ -128,7 +162,7 @@ fn write_all(to: std::os::fd::BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()
     Ok(())
 }
 
-fn wait_for(file: std::os::fd::BorrowedFd<'_>, flags: PollFlags) -> io::Result<()> {
+fn wait_for(file: BorrowedFd<'_>, flags: PollFlags) -> io::Result<()> {
     match rustix::event::poll(&mut [PollFd::from_borrowed_fd(file, flags)], None) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(e) => Err(e.into()),
@@ -148,7 +182,7 @@ mod tests {
         let (mut server, to) = pipe();
         let progress = Progress::new();
         let seen = progress.clone();
-        let pump = std::thread::spawn(move || pump(from.into(), to.into(), Direction::Inbound, None, &seen));
+        let pump = std::thread::spawn(move || pump(from.into(), to.into(), None, &seen));
         let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n / 3) as u8).collect();
         let copy = sent.clone();
         let writer = std::thread::spawn(move || client.write_all(&copy));
@@ -165,7 +199,7 @@ mod tests {
         let (server, to) = pipe();
         drop(server);
         client.write_all(b"x").unwrap();
-        pump(from.into(), to.into(), Direction::Inbound, None, &Progress::new());
+        pump(from.into(), to.into(), None, &Progress::new());
         assert_eq!(client.write_all(b"y").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 

@@ -14,7 +14,7 @@ use km_proto::Direction;
 
 use super::relay::{Ended, Progress, pump};
 use super::remarks::Remarks;
-use super::tap::{Tap, tap};
+use super::tap::{Framing, StreamKind, Tap, tap};
 use super::watchers::{Selection, Watchers};
 use crate::environment::Environment;
 use crate::host::guard::{self, Guard, Server};
@@ -202,14 +202,15 @@ struct Relay {
 
 impl Relay {
     fn start(&self, from: OwnedFd, to: OwnedFd, direction: Direction) -> io::Result<()> {
-        let (tap, events) = (self.tap.clone(), self.events.clone());
+        let kind = StreamKind { direction, framing: Framing::Lines, channel: None };
+        let (tap, events) = (self.tap.as_ref().map(|tap| tap.open(kind)), self.events.clone());
         // Only what the server says counts for when it may be made to leave.
         let progress = match direction {
             Direction::Inbound => Progress::new(),
             Direction::Outbound => self.progress.clone(),
         };
         thread::Builder::new().name(direction.as_str().to_owned()).spawn(move || {
-            let event = match (direction, pump(from, to, direction, tap.as_ref(), &progress)) {
+            let event = match (direction, pump(from, to, tap, &progress)) {
                 (Direction::Inbound, Ended::Writer) => Event::ClientEnded,
                 // A server that reads no more goes on as it likes; the client sees a broken pipe.
                 (Direction::Inbound, Ended::Reader) => return,

@@ -7,23 +7,21 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use km_package::digest::Digest;
-use km_proto::Direction;
-use km_proto::event::MessageTooLarge;
+use km_proto::v2;
+use prost::Message as _;
 use rustix::fs::FallocateFlags;
 
-use super::message::{Content, Message};
+use super::message::Message;
 use crate::paths;
 
 /// Most bytes that may wait on disk for one plugin.
 const LIMIT: u64 = 1 << 30;
 /// How much is read before it is given back.
 const GIVE_BACK: u64 = 4 << 20;
-/// sequence 8 | direction 1 | received 8 | kind 1 | length 8
-const HEADER: usize = 26;
+/// length of the head 8 | length of the data 8
+const HEADER: usize = 16;
 
 /// A queue on disk.
 #[derive(Debug)]
@@ -68,12 +66,12 @@ impl Spool {
         let Some(file) = &self.file else { return Ok(None) };
         let mut header = [0; HEADER];
         file.read_exact_at(&mut header, self.read)?;
-        let length = word(&header, 18);
+        let (head, length) = (word(&header, 0), word(&header, 0) + word(&header, 8));
         let mut content = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         file.read_exact_at(&mut content, self.read + HEADER as u64)?;
         self.read += HEADER as u64 + length;
         self.give_back();
-        decode(&header, content).map(Some)
+        decode(head as usize, content).map(Some)
     }
 
     /// Forgets what waits.
@@ -103,47 +101,20 @@ fn open(folder: &Path) -> io::Result<File> {
 }
 
 fn encode(message: &Message) -> Vec<u8> {
-    let since_epoch = message.received.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (kind, content) = match &message.content {
-        Content::Whole(bytes) => (0, bytes.clone()),
-        Content::TooLarge { size, sha256, summary } => {
-            let event = MessageTooLarge {
-                direction: message.direction,
-                correlation_id: String::new(),
-                size: *size,
-                sha256: sha256.to_string(),
-                summary: summary.clone(),
-            };
-            (1, Bytes::from(serde_json::to_vec(&event.to_data()).unwrap_or_default()))
-        }
-    };
-    let mut record = Vec::with_capacity(HEADER + content.len());
-    record.extend(message.sequence.to_le_bytes());
-    record.push(u8::from(message.direction == Direction::Outbound));
-    record.extend((since_epoch.as_nanos() as u64).to_le_bytes());
-    record.push(kind);
-    record.extend((content.len() as u64).to_le_bytes());
-    record.extend_from_slice(&content);
+    let head = message.head();
+    let mut record = Vec::with_capacity(HEADER + head.encoded_len() + message.data.len());
+    record.extend((head.encoded_len() as u64).to_le_bytes());
+    record.extend((message.data.len() as u64).to_le_bytes());
+    // Room was made; it grows with what is put in.
+    let _ = head.encode(&mut record);
+    record.extend_from_slice(&message.data);
     record
 }
 
-fn decode(header: &[u8; HEADER], content: Vec<u8>) -> io::Result<Message> {
-    let damaged = || io::Error::new(ErrorKind::InvalidData, "a message on disk is damaged");
-    let content = match header[17] {
-        0 => Content::Whole(Bytes::from(content)),
-        _ => {
-            let data = serde_json::from_slice(&content).map_err(io::Error::other)?;
-            let event = MessageTooLarge::from_data(&data).ok_or_else(damaged)?;
-            let sha256: Digest = event.sha256.parse().map_err(|_| damaged())?;
-            Content::TooLarge { size: event.size, sha256, summary: event.summary }
-        }
-    };
-    Ok(Message {
-        sequence: word(header, 0),
-        direction: if header[8] == 0 { Direction::Inbound } else { Direction::Outbound },
-        received: SystemTime::UNIX_EPOCH + Duration::from_nanos(word(header, 9)),
-        content,
-    })
+fn decode(head: usize, content: Vec<u8>) -> io::Result<Message> {
+    let mut data = Bytes::from(content);
+    let head = v2::Message::decode(data.split_to(head)).map_err(io::Error::other)?;
+    Message::of(head, data).ok_or_else(|| ErrorKind::InvalidData.into())
 }
 
 fn word(header: &[u8; HEADER], at: usize) -> u64 {
@@ -154,28 +125,41 @@ fn word(header: &[u8; HEADER], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use km_package::digest::Digest;
+    use km_proto::Direction;
     use km_proto::jsonrpc::Summary;
 
+    use super::super::message::{Cut, Exchange};
     use super::*;
 
-    fn message(sequence: u64, content: Content) -> Message {
-        let received = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_795_305_600_123_456_789);
-        Message { sequence, direction: Direction::Outbound, received, content }
+    fn message(sequence: u64, size: usize) -> Message {
+        Message {
+            sequence,
+            direction: Direction::Outbound,
+            received: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_795_305_600_123_456_789),
+            elapsed: Duration::from_nanos(sequence + 7),
+            channel: (sequence % 3 == 0).then(|| "channel".into()),
+            summary: Summary::of(br#"{"id":"a","result":1}"#),
+            exchange: Exchange {
+                first: sequence / 2,
+                request: Some(sequence / 2 + 1),
+                method: Some("m".into()),
+                latency: Some(Duration::from_millis(sequence)),
+                cancelled: true,
+                retry_of: None,
+            },
+            data: vec![b'x'; size].into(),
+            cut: (sequence % 2 == 0).then(|| Cut { size: sequence << 30, sha256: Digest::of(b"x") }),
+        }
     }
 
     #[test]
     fn messages_come_back_in_order_and_leave_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let mut spool = Spool::new(folder.path().join("spool"));
-        let sent: Vec<Message> = (0..50)
-            .map(|n| match n % 2 {
-                0 => message(n, Content::Whole(vec![b'x'; (n * 10_000) as usize].into())),
-                _ => {
-                    let summary = Summary::of(br#"{"id":"a","method":"m"}"#);
-                    message(n, Content::TooLarge { size: n << 30, sha256: Digest::of(b"x"), summary })
-                }
-            })
-            .collect();
+        let sent: Vec<Message> = (2..52).map(|n| message(n, n as usize * 10_000)).collect();
         for chunk in sent.chunks(20) {
             chunk.iter().for_each(|message| spool.push(message).unwrap());
         }

@@ -1,9 +1,10 @@
-//! Copies of what passes, taken by the relay without ever waiting.
+//! Copies of what passes, taken by whoever forwards it without ever waiting.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
+use bytes::Bytes;
 use km_proto::Direction;
 
 /// Most bytes that may wait for the framer.
@@ -12,34 +13,74 @@ const BUDGET: usize = 64 << 20;
 /// A piece of what passed, or what had to be left out.
 #[derive(Debug)]
 pub(super) struct Piece {
-    pub(super) direction: Direction,
-    pub(super) received: SystemTime,
+    /// Which stream it belongs to.
+    pub(super) stream: u64,
+    pub(super) received: Moment,
     pub(super) content: PieceContent,
+}
+
+/// One moment by two clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) wall: SystemTime,
+    pub(super) monotonic: Instant,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self { wall: SystemTime::now(), monotonic: Instant::now() }
+    }
 }
 
 #[derive(Debug)]
 pub(super) enum PieceContent {
-    Bytes(Vec<u8>),
+    /// A stream begins.
+    Open(StreamKind),
+    Bytes(Bytes),
     /// Left out: so many line ends, and whether the last byte was one.
     Gap {
         lines: u64,
         ends_line: bool,
     },
-    /// Nothing more comes this way.
+    /// Nothing more comes in this stream.
     End,
     /// The session has ended, whatever may still come.
     Finish,
 }
 
-/// The relay's end.
+/// What a stream carries.
+#[derive(Debug, Clone)]
+pub(super) struct StreamKind {
+    pub(super) direction: Direction,
+    pub(super) framing: Framing,
+    /// Over HTTP: in what the ids of its messages are unique.
+    pub(super) channel: Option<Arc<str>>,
+}
+
+/// How a stream is cut into messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// One message a line.
+    Lines,
+}
+
+/// Where streams are copied to.
 #[derive(Debug, Clone)]
 pub(super) struct Tap {
     pieces: mpsc::Sender<Piece>,
     waiting: Arc<AtomicUsize>,
     closed: Arc<AtomicBool>,
+    opened: Arc<AtomicU64>,
 }
 
-/// The framer's end. When it is dropped the relay stops copying.
+/// One stream that is copied. It ends when dropped.
+#[derive(Debug)]
+pub(super) struct TapStream {
+    tap: Tap,
+    stream: u64,
+}
+
+/// The framer's end. When it is dropped nothing is copied any more.
 #[derive(Debug)]
 pub(super) struct TapReader {
     pieces: mpsc::Receiver<Piece>,
@@ -50,40 +91,56 @@ pub(super) struct TapReader {
 pub(super) fn tap() -> (Tap, TapReader) {
     let (sender, receiver) = mpsc::channel();
     let (waiting, closed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let tap = Tap { pieces: sender, waiting: Arc::clone(&waiting), closed: Arc::clone(&closed) };
+    let tap = Tap {
+        pieces: sender,
+        waiting: Arc::clone(&waiting),
+        closed: Arc::clone(&closed),
+        opened: Arc::default(),
+    };
     (tap, TapReader { pieces: receiver, waiting, closed })
 }
 
 impl Tap {
+    /// Begins a stream.
+    pub(super) fn open(&self, kind: StreamKind) -> TapStream {
+        let stream = self.opened.fetch_add(1, Ordering::Relaxed);
+        self.send(stream, PieceContent::Open(kind));
+        TapStream { tap: self.clone(), stream }
+    }
+
+    /// Says that the session has ended: no stream goes on after this.
+    pub(super) fn finish(&self) {
+        self.send(0, PieceContent::Finish);
+    }
+
+    fn send(&self, stream: u64, content: PieceContent) {
+        // Fails when nobody listens any more.
+        let _ = self.pieces.send(Piece { stream, received: Moment::now(), content });
+    }
+}
+
+impl TapStream {
     /// Takes a copy of these bytes, if there is room.
-    pub(super) fn copy(&self, direction: Direction, bytes: &[u8]) {
-        if self.closed.load(Ordering::Relaxed) {
+    pub(super) fn copy(&self, bytes: &Bytes) {
+        let tap = &self.tap;
+        if tap.closed.load(Ordering::Relaxed) || bytes.is_empty() {
             return;
         }
-        let room = self.waiting.load(Ordering::Relaxed) + bytes.len() <= BUDGET;
+        let room = tap.waiting.load(Ordering::Relaxed) + bytes.len() <= BUDGET;
         let content = if room {
-            self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
-            PieceContent::Bytes(bytes.to_vec())
+            tap.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+            PieceContent::Bytes(bytes.clone())
         } else {
             let lines = memchr::memchr_iter(b'\n', bytes).count() as u64;
             PieceContent::Gap { lines, ends_line: bytes.ends_with(b"\n") }
         };
-        self.send(direction, content);
+        tap.send(self.stream, content);
     }
+}
 
-    pub(super) fn end(&self, direction: Direction) {
-        self.send(direction, PieceContent::End);
-    }
-
-    /// Says that the session has ended.
-    pub(super) fn finish(&self) {
-        self.end(Direction::Inbound);
-        self.send(Direction::Outbound, PieceContent::Finish);
-    }
-
-    fn send(&self, direction: Direction, content: PieceContent) {
-        // Fails when nobody listens any more.
-        let _ = self.pieces.send(Piece { direction, received: SystemTime::now(), content });
+impl Drop for TapStream {
+    fn drop(&mut self) {
+        self.tap.send(self.stream, PieceContent::End);
     }
 }
 
@@ -96,7 +153,7 @@ impl TapReader {
                 self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
             }
             PieceContent::Finish => return None,
-            PieceContent::Gap { .. } | PieceContent::End => {}
+            PieceContent::Open(_) | PieceContent::Gap { .. } | PieceContent::End => {}
         }
         Some(piece)
     }
@@ -115,14 +172,18 @@ mod tests {
     #[test]
     fn what_nobody_takes_away_is_left_out_and_counted() {
         let (tap, reader) = tap();
-        let chunk = vec![b'x'; BUDGET];
-        tap.copy(Direction::Inbound, &chunk);
-        tap.copy(Direction::Inbound, b"a\nb\n");
+        let kind = StreamKind { direction: Direction::Inbound, framing: Framing::Lines, channel: None };
+        let stream = tap.open(kind);
+        stream.copy(&vec![b'x'; BUDGET].into());
+        stream.copy(&"a\nb\n".into());
+        assert!(matches!(reader.next().unwrap().content, PieceContent::Open(_)));
         assert!(
             matches!(reader.next().unwrap().content, PieceContent::Bytes(bytes) if bytes.len() == BUDGET)
         );
         assert!(matches!(reader.next().unwrap().content, PieceContent::Gap { lines: 2, ends_line: true }));
-        tap.copy(Direction::Inbound, b"c");
-        assert!(matches!(reader.next().unwrap().content, PieceContent::Bytes(bytes) if bytes == b"c"));
+        stream.copy(&"c".into());
+        assert!(matches!(reader.next().unwrap().content, PieceContent::Bytes(bytes) if bytes == "c"));
+        drop(stream);
+        assert!(matches!(reader.next().unwrap().content, PieceContent::End));
     }
 }

@@ -11,7 +11,7 @@ use km_package::name::PluginName;
 use tokio::sync::{oneshot, watch};
 
 use super::control;
-use super::frames::{Framed, Framer};
+use super::observe::{Observed, Observer};
 use super::queue::Queue;
 use super::remarks::Remarks;
 use super::tap::TapReader;
@@ -30,6 +30,9 @@ use crate::trust::Trust;
 const GRACE: Grace = Grace { shutdown: Duration::from_millis(300), terminate: Duration::from_millis(150) };
 /// How long before the end they are told to leave what still waits.
 const LEAVE: Duration = Duration::from_millis(700);
+
+/// Most bytes of one message that are kept.
+const MAX_MESSAGE: usize = 64 << 20;
 
 /// Which plugins a session has, and what each may keep in memory.
 #[derive(Debug, Clone)]
@@ -184,20 +187,22 @@ fn hand_out(
     let queues: Vec<Arc<Queue>> = watchers.iter().map(|watcher| Arc::clone(&watcher.queue)).collect();
     let work = move || {
         let mut first = Some(first);
-        let mut framer = Framer::default();
+        let mut observer = Observer::new(MAX_MESSAGE);
+        let mut hand_out = |observed: Observed| {
+            if let Some(first) = first.take() {
+                let _ = first.send(());
+            }
+            for queue in &queues {
+                match &observed {
+                    Observed::Message(message) => queue.push(message),
+                    Observed::Lost { first, count } => queue.lost(*first, *count),
+                }
+            }
+        };
         while let Some(piece) = tap.next() {
-            framer.take(piece, &mut |framed| {
-                if let Some(first) = first.take() {
-                    let _ = first.send(());
-                }
-                for queue in &queues {
-                    match &framed {
-                        Framed::Message(message) => queue.push(message),
-                        Framed::Lost { first, count } => queue.lost(*first, *count),
-                    }
-                }
-            });
+            observer.take(piece, &mut hand_out);
         }
+        observer.finish(&mut hand_out);
         queues.iter().for_each(|queue| queue.close());
     };
     let framer = thread::Builder::new()

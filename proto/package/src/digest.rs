@@ -37,6 +37,12 @@ impl Digest {
     }
 }
 
+impl From<[u8; 32]> for Digest {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
 /// Computes a [`Digest`] piece by piece. A clone carries the state so far.
 #[derive(Clone, Default)]
 pub struct Hasher(sha2::Sha256);

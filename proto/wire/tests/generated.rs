@@ -8,11 +8,7 @@ fn generated_code_is_current() {
     let fresh = tempfile::tempdir().unwrap();
     let sources = ["kilometersplugin.proto", "kilometers_plugin_v2.proto"];
     let files = protox::compile(sources, [root.join("proto")]).unwrap();
-    tonic_prost_build::configure()
-        .bytes(".kilometersplugin")
-        .out_dir(fresh.path())
-        .compile_fds(files)
-        .unwrap();
+    tonic_prost_build::configure().bytes(".").out_dir(fresh.path()).compile_fds(files).unwrap();
     for name in ["kilometersplugin.rs", "kilometers.plugin.v2.rs"] {
         let fresh = std::fs::read_to_string(fresh.path().join(name)).unwrap();
         let committed = root.join("src/generated").join(name);

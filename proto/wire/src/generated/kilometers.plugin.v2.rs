@@ -21,6 +21,9 @@ pub struct DescribeResponse {
     pub identity: ::core::option::Option<Identity>,
     #[prost(message, optional, tag = "7")]
     pub limits: ::core::option::Option<Limits>,
+    /// What it could not be given in one session it wants in the next.
+    #[prost(bool, tag = "8")]
+    pub durable: bool,
 }
 /// What the plugin's process wants to reach, as in its manifest.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -87,6 +90,138 @@ pub struct AuthenticateResponse {
     /// Until when; not set where that does not end.
     #[prost(message, optional, tag = "5")]
     pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeliverRequest {
+    /// In the first request of a stream, and only there.
+    #[prost(message, optional, tag = "1")]
+    pub session: ::core::option::Option<SessionStart>,
+    #[prost(message, repeated, tag = "2")]
+    pub messages: ::prost::alloc::vec::Vec<Message>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionStart {
+    /// Unique everywhere; the same whenever messages of this session are sent.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub started: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeliverResponse {
+    /// All messages up to this sequence number were handled. In the first response: what the plugin has
+    /// kept from earlier streams of this session, 0 if nothing; up to there nothing is sent.
+    #[prost(uint64, tag = "1")]
+    pub acknowledged: u64,
+    /// Most bytes of `data` that may be on their way, sent and not acknowledged; one message may be in
+    /// any case. As of the last response that says more than 0.
+    #[prost(uint64, tag = "2")]
+    pub window: u64,
+    /// Messages that were handled without success since the last response; they count as acknowledged.
+    #[prost(message, repeated, tag = "3")]
+    pub failures: ::prost::alloc::vec::Vec<Failure>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Failure {
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// Why, for people.
+    #[prost(string, tag = "2")]
+    pub error: ::prost::alloc::string::String,
+}
+/// One message between client and server, as it passed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Message {
+    /// 1, 2, … over both directions, in the order in which the messages were complete. A number that is
+    /// missing is a message that was lost on the way to the plugin.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    #[prost(message, optional, tag = "2")]
+    pub received: ::core::option::Option<::prost_types::Timestamp>,
+    /// From the beginning of the session, by a clock that is never set.
+    #[prost(uint64, tag = "3")]
+    pub monotonic_ns: u64,
+    #[prost(enumeration = "Direction", tag = "4")]
+    pub direction: i32,
+    /// The same for all messages of one exchange: a request, its progress and cancellation, its answer, and
+    /// the requests that go on with it. The number of the first of them.
+    #[prost(string, tag = "5")]
+    pub correlation_id: ::prost::alloc::string::String,
+    /// request, notification, result, error, batch, other (JSON, but no message), invalid (no JSON, or not
+    /// UTF-8).
+    #[prost(string, tag = "6")]
+    pub kind: ::prost::alloc::string::String,
+    /// Of a request or notification; of an answer, that of its request where it is known.
+    #[prost(string, tag = "7")]
+    pub method: ::prost::alloc::string::String,
+    /// The JSON-RPC id as it is written: 7, "a". Empty if there is none.
+    #[prost(string, tag = "8")]
+    pub id: ::prost::alloc::string::String,
+    /// The bytes without the newline, or the first of them.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub data: ::prost::bytes::Bytes,
+    /// The rest comes as messages with the same number, which hold nothing but `sequence`, `data` and
+    /// `more`.
+    #[prost(bool, tag = "10")]
+    pub more: bool,
+    /// Its true length in bytes.
+    #[prost(uint64, tag = "11")]
+    pub size: u64,
+    /// SHA-256 of all of it, where the observed copy was cut (data is shorter than `size`).
+    #[prost(bytes = "bytes", tag = "12")]
+    pub sha256: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "13")]
+    pub exchange: ::core::option::Option<Exchange>,
+    /// Over HTTP: the MCP session, or else the connection's own number.
+    #[prost(string, tag = "14")]
+    pub channel: ::prost::alloc::string::String,
+}
+/// What a message has to do with others of the session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Exchange {
+    /// Of an answer, of progress, of a cancellation: the number of the request that is meant.
+    #[prost(uint64, tag = "1")]
+    pub request: u64,
+    /// Of an answer: from the request to this.
+    #[prost(uint64, tag = "2")]
+    pub latency_ns: u64,
+    /// Of an answer: its request had been cancelled.
+    #[prost(bool, tag = "3")]
+    pub cancelled: bool,
+    /// Of a request that goes on with one which was answered by `input_required`: that one's number.
+    #[prost(uint64, tag = "4")]
+    pub retry_of: u64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Direction {
+    Unspecified = 0,
+    /// From the client to the server.
+    Inbound = 1,
+    /// From the server to the client.
+    Outbound = 2,
+}
+impl Direction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DIRECTION_UNSPECIFIED",
+            Self::Inbound => "DIRECTION_INBOUND",
+            Self::Outbound => "DIRECTION_OUTBOUND",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DIRECTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "DIRECTION_INBOUND" => Some(Self::Inbound),
+            "DIRECTION_OUTBOUND" => Some(Self::Outbound),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod kilometers_plugin_client {
@@ -237,6 +372,37 @@ pub mod kilometers_plugin_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// The messages of one session, in order. The host's first request names the session, the plugin's
+        /// first response says up to where it has them already and how much it takes; then come messages
+        /// and acknowledgements. The host closes its side when there are no more messages; the plugin closes
+        /// its own when it has handled all of them. Whatever was not acknowledged when a process or a stream
+        /// ends is sent again to the next.
+        pub async fn deliver(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::DeliverRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::DeliverResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/kilometers.plugin.v2.KilometersPlugin/Deliver",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("kilometers.plugin.v2.KilometersPlugin", "Deliver"),
+                );
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -269,6 +435,21 @@ pub mod kilometers_plugin_server {
             tonic::Response<super::AuthenticateResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the Deliver method.
+        type DeliverStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::DeliverResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The messages of one session, in order. The host's first request names the session, the plugin's
+        /// first response says up to where it has them already and how much it takes; then come messages
+        /// and acknowledgements. The host closes its side when there are no more messages; the plugin closes
+        /// its own when it has handled all of them. Whatever was not acknowledged when a process or a stream
+        /// ends is sent again to the next.
+        async fn deliver(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::DeliverRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::DeliverStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct KilometersPluginServer<T> {
@@ -432,6 +613,54 @@ pub mod kilometers_plugin_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/kilometers.plugin.v2.KilometersPlugin/Deliver" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeliverSvc<T: KilometersPlugin>(pub Arc<T>);
+                    impl<
+                        T: KilometersPlugin,
+                    > tonic::server::StreamingService<super::DeliverRequest>
+                    for DeliverSvc<T> {
+                        type Response = super::DeliverResponse;
+                        type ResponseStream = T::DeliverStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::DeliverRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as KilometersPlugin>::deliver(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeliverSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
