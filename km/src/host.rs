@@ -10,9 +10,11 @@
 //! left of it. No other module of `km` starts processes.
 
 pub(crate) mod authenticate;
+mod deliver;
 pub(crate) mod guard;
 pub(crate) mod renew;
 pub(crate) mod report;
+pub(crate) mod resources;
 pub(crate) mod spawn;
 pub(crate) mod supervise;
 

@@ -5,7 +5,7 @@
 //!    ▲         │tap      │
 //!    └── pump ─┼─────────┘
 //!              ▼
-//!          framer ──► queue per plugin (memory, then disk) ──► supervisor ──► plugin process
+//!          observer ──► journal (memory, then disk) ──► a reader per plugin ──► plugin process
 //! ```
 //!
 //! Nothing on the right of the tap can hold up what is on its left: the tap takes copies within a
@@ -13,19 +13,19 @@
 
 mod control;
 mod frames;
+mod journal;
 mod message;
 mod observe;
-mod queue;
 mod relay;
 mod remarks;
 mod session;
-mod spool;
+mod session_id;
 mod tap;
 mod watchers;
 
 pub(crate) use control::{Session as SessionReport, sessions};
-pub(crate) use message::Message;
-pub(crate) use queue::Queue;
+pub(crate) use journal::{Entry, Limits, PIECE, Reader};
+
 pub(crate) use remarks::Remarks;
 pub(crate) use session::{MonitorOptions, run};
 pub(crate) use watchers::Selection;

@@ -163,6 +163,16 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> 
     file.sync_all()
 }
 
+/// Makes a file that must not be there yet, to be written and read piece by piece.
+pub(crate) fn create_new_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Opens a file that is there to be locked.
+pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
 /// Removes a file. False if there was none.
 pub(crate) fn remove_if_present(path: &Path) -> io::Result<bool> {
     match std::fs::remove_file(path) {

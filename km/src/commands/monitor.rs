@@ -2,14 +2,16 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
+use jiff::{Span, SpanRelativeTo};
 use km_cli::Output;
 use km_package::failure::{Failure, Kind};
 use km_package::name::PluginName;
 
 use crate::environment::Environment;
-use crate::monitor::{self, MonitorOptions, Selection};
+use crate::monitor::{self, Limits, MonitorOptions, Selection};
 
 /// Run an MCP server and show its messages to the plugins
 ///
@@ -32,6 +34,18 @@ pub(super) struct Monitor {
     /// Memory for messages that wait for one plugin; past it they wait on disk
     #[arg(long, value_name = "SIZE", default_value = "1MB", value_parser = parse_size)]
     buffer_size: usize,
+    /// Disk for messages that do not fit into memory; past it the oldest are dropped, and counted
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
+    spool_limit: usize,
+    /// The longest message that plugins see whole; of a longer one the beginning, its size and digest
+    #[arg(long, value_name = "SIZE", default_value = "64MB", value_parser = parse_size)]
+    max_message: usize,
+    /// Memory that the process of one plugin may take; past it the plugin is started anew
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
+    plugin_memory: usize,
+    /// How long plugins have at the end for messages that still wait: `500ms`, `1s`, `2min`
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
+    drain_timeout: Duration,
     /// The server's command and its arguments
     #[arg(
         last = true,
@@ -48,7 +62,13 @@ impl Monitor {
             return Err(Failure::new(Kind::Usage, "monitor has no document: its stdout is the server's")
                 .help("leave out --json"));
         }
-        let selection = Selection { names: self.plugin.clone(), buffer_size: self.buffer_size };
+        let selection = Selection {
+            names: self.plugin.clone(),
+            limits: Limits { memory: self.buffer_size, disk: self.spool_limit as u64 },
+            max_message: self.max_message,
+            drain_timeout: self.drain_timeout,
+            plugin_memory: self.plugin_memory as u64,
+        };
         let plugins = (!self.no_plugins).then_some(selection);
         monitor::run(
             MonitorOptions { command: self.command.clone(), plugins, verbose: output.verbose() > 0 },
@@ -70,6 +90,14 @@ fn parse_size(text: &str) -> Result<usize, String> {
     };
     let number: usize = number.parse().map_err(|_| "a size is a number with a unit, as 1MB".to_owned())?;
     number.checked_shl(shift).filter(|size| size >> shift == number).ok_or_else(|| "too large".to_owned())
+}
+
+/// `500ms`, `1s`, `2min`.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time: use 500ms, 1s, 2min");
+    let span: Span = text.parse().map_err(|_| wrong())?;
+    let time = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    Duration::try_from(time).map_err(|_| wrong())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::Local;
 use crate::auth::Authority;
 use crate::host::report::AccessReport;
+use crate::host::resources::resident_bytes;
 use crate::host::{PluginFailure, PluginHost};
 use crate::monitor::{self, SessionReport};
 use crate::store::{self, Entry, State};
@@ -149,13 +150,6 @@ async fn start(
     }
 }
 
-/// Resident memory of a process.
-fn resident_bytes(pid: u32) -> Option<u64> {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
-}
-
 fn text(plugins: &[PluginStatus], sessions: &[SessionReport]) -> String {
     let mut text = String::new();
     if !plugins.is_empty() {
@@ -177,17 +171,32 @@ fn text(plugins: &[PluginStatus], sessions: &[SessionReport]) -> String {
             let access = access(&plugin["access"]);
             let error = plugin["error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
             text += &format!(
-                "  {} {}{access}{restarts}{error}: {} delivered, {} waiting, {} failed, {} dropped\n",
+                "  {} {}{access}{restarts}{error}: {} delivered{}, {} waiting{}, {} failed, {} dropped\n",
                 word("name"),
                 word("life"),
                 plugin["delivered"],
+                handling(&plugin["handling_ms"]),
                 plugin["waiting"],
+                spooled(&plugin["spooled"]),
                 plugin["failed"],
                 plugin["dropped"]
             );
         }
     }
     text
+}
+
+/// For example ` (p50 0.2 ms, p99 3.1 ms)`: how long the plugin takes for a message.
+fn handling(quantiles: &serde_json::Value) -> String {
+    let Some((p50, p99)) = quantiles["p50"].as_f64().zip(quantiles["p99"].as_f64()) else {
+        return String::new();
+    };
+    format!(" (p50 {p50} ms, p99 {p99} ms)")
+}
+
+/// For example ` (12 on disk)`.
+fn spooled(count: &serde_json::Value) -> String {
+    count.as_u64().filter(|count| *count > 0).map(|count| format!(" ({count} on disk)")).unwrap_or_default()
 }
 
 /// For example `, Pro until 2026-11-22T12:00:00Z`, and why it was not renewed.

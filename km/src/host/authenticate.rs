@@ -7,16 +7,10 @@ use std::time::Duration;
 
 use go_plugin::Channel;
 use go_plugin::host::{Grace, PluginError, Trouble};
-use km_package::digest::Digest;
 use km_package::failure::Kind;
 use km_package::tier::Tier;
-use km_proto::MAX_V1_MESSAGE;
-use km_proto::event::MessageTooLarge;
 use km_proto::v1::kilometers_plugin_client::KilometersPluginClient as Protocol1;
-use km_proto::v1::{
-    AuthenticateRequest, Empty, HandleMessageRequest, HandleStreamEventRequest, InitializeRequest,
-    PluginConfig, ShutdownRequest, StreamEvent,
-};
+use km_proto::v1::{AuthenticateRequest, Empty, InitializeRequest, PluginConfig, ShutdownRequest};
 use km_proto::v2;
 use km_proto::v2::kilometers_plugin_client::KilometersPluginClient as Protocol2;
 use tonic::{Response, Status};
@@ -24,25 +18,26 @@ use tonic::{Response, Status};
 use super::{PluginFailure, SpawnedPlugin};
 use crate::auth::{Authority, Authorization, Grant, NoToken};
 use crate::environment::Proxy;
-use crate::monitor::Message;
 use crate::store::PackageIdentity;
 
 /// How long each call before the first message may take.
-const CALL_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a plugin may take for one message before it is held to be stuck.
-const MESSAGE_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// Largest answer that is taken from a plugin, in bytes.
 const MAX_ANSWER: usize = 4 << 20;
 
 /// A plugin that may see messages.
 #[derive(Debug)]
 pub(crate) struct AuthenticatedPlugin {
-    plugin: SpawnedPlugin,
-    client: Protocol1<Channel>,
+    pub(super) plugin: SpawnedPlugin,
+    pub(super) client: Protocol1<Channel>,
     /// What it may do, as of its authentication.
     pub(crate) access: Access,
     /// For showing it again what it may do.
     pub(crate) door: Door,
+    /// Whether it wants in the next session what it could not be given in this.
+    pub(crate) is_durable: bool,
+    /// Whether it takes messages in batches.
+    pub(super) takes_batches: bool,
 }
 
 /// What a plugin may do.
@@ -77,13 +72,11 @@ enum Voice {
     Two(Protocol2<Channel>),
 }
 
-/// What became of one message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Delivery {
-    /// Handled.
-    Handled,
-    /// The plugin answered that it failed.
-    Failed(String),
+/// What a plugin says of itself.
+struct Introduction {
+    voice: Voice,
+    required_tier: Tier,
+    is_durable: bool,
 }
 
 impl SpawnedPlugin {
@@ -101,7 +94,10 @@ impl SpawnedPlugin {
     ) -> Result<AuthenticatedPlugin, PluginFailure> {
         let mut client = Protocol1::new(self.process.channel()).max_decoding_message_size(MAX_ANSWER);
         match self.converse(&mut client, authority, debug).await {
-            Ok((door, access)) => Ok(AuthenticatedPlugin { plugin: self, client, access, door }),
+            Ok((door, access, is_durable)) => {
+                let takes_batches = door.protocol2().is_some();
+                Ok(AuthenticatedPlugin { plugin: self, client, access, door, is_durable, takes_batches })
+            }
             Err(failure) => {
                 self.stop(Grace { shutdown: Duration::from_millis(500), ..Grace::default() }).await;
                 Err(failure)
@@ -114,10 +110,10 @@ impl SpawnedPlugin {
         client: &mut Protocol1<Channel>,
         authority: &Arc<Authority>,
         debug: bool,
-    ) -> Result<(Door, Access), PluginFailure> {
+    ) -> Result<(Door, Access, bool), PluginFailure> {
         self.check_health().await?;
         let speaks_tokens = self.process.version() >= 2;
-        let (voice, claimed) = match speaks_tokens {
+        let Introduction { voice, required_tier: claimed, is_durable } = match speaks_tokens {
             true => self.describe().await?,
             false => self.introduce(client).await?,
         };
@@ -143,19 +139,20 @@ impl SpawnedPlugin {
         if !answer.success {
             return Err(PluginFailure::Refused(format!("it cannot work: {}", said(&answer.error))));
         }
-        Ok((door, access))
+        Ok((door, access, is_durable))
     }
 
     /// Protocol 1: who it is, and the tier that it needs.
-    async fn introduce(&mut self, client: &mut Protocol1<Channel>) -> Result<(Voice, Tier), PluginFailure> {
+    async fn introduce(&mut self, client: &mut Protocol1<Channel>) -> Result<Introduction, PluginFailure> {
         let name = self.call("GetName", client.get_name(Empty {})).await?.value;
         self.check_name(&name)?;
         let tier = self.call("GetRequiredTier", client.get_required_tier(Empty {})).await?.value;
-        Ok((Voice::One(client.clone()), parse_tier(&tier)?))
+        let voice = Voice::One(client.clone());
+        Ok(Introduction { voice, required_tier: parse_tier(&tier)?, is_durable: false })
     }
 
     /// The same in protocol 2, and whether it is what its manifest says.
-    async fn describe(&mut self) -> Result<(Voice, Tier), PluginFailure> {
+    async fn describe(&mut self) -> Result<Introduction, PluginFailure> {
         let mut client = Protocol2::new(self.process.channel()).max_decoding_message_size(MAX_ANSWER);
         let answer = self.call("Describe", client.describe(v2::DescribeRequest {})).await?;
         self.check_name(&answer.name)?;
@@ -170,7 +167,8 @@ impl SpawnedPlugin {
                 )));
             }
         }
-        Ok((Voice::Two(client), parse_tier(&answer.required_tier)?))
+        let required_tier = parse_tier(&answer.required_tier)?;
+        Ok(Introduction { voice: Voice::Two(client), required_tier, is_durable: answer.durable })
     }
 
     fn check_name(&self, name: &str) -> Result<(), PluginFailure> {
@@ -194,11 +192,19 @@ fn parse_tier(text: &str) -> Result<Tier, PluginFailure> {
 }
 
 /// What a plugin says of itself, as part of a line.
-fn said(text: &str) -> String {
+pub(super) fn said(text: &str) -> String {
     km_cli::printable_line(text).chars().take(1000).collect()
 }
 
 impl Door {
+    /// A client for protocol 2, if that is spoken.
+    pub(super) fn protocol2(&self) -> Option<Protocol2<Channel>> {
+        match &self.voice {
+            Voice::One(_) => None,
+            Voice::Two(client) => Some(client.clone()),
+        }
+    }
+
     /// Asks what the plugin may do, from the cache on.
     async fn ask(&self) -> Result<(Option<Grant>, Option<NoToken>), PluginFailure> {
         let answer = match &self.identity {
@@ -311,7 +317,7 @@ async fn in_time<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> 
 }
 
 /// The answer to a call within its deadline, or what became of the plugin.
-async fn answer<T>(
+pub(super) async fn answer<T>(
     plugin: &mut SpawnedPlugin,
     name: &'static str,
     deadline: Duration,
@@ -325,22 +331,6 @@ async fn answer<T>(
     Err(plugin.process.explain(trouble).await)
 }
 
-/// What protocol 1 is told of a message that it cannot carry.
-fn too_large(message: &Message) -> StreamEvent {
-    let event = MessageTooLarge {
-        direction: message.direction,
-        correlation_id: message.number(),
-        size: message.size(),
-        sha256: message.cut.map_or_else(|| Digest::of(&message.data), |cut| cut.sha256).to_string(),
-        summary: message.summary.clone(),
-    };
-    StreamEvent {
-        r#type: MessageTooLarge::TYPE.to_owned(),
-        timestamp: Some(message.received.into()),
-        data: event.to_data(),
-    }
-}
-
 impl AuthenticatedPlugin {
     /// The process id.
     pub(crate) fn id(&self) -> Option<u32> {
@@ -350,40 +340,6 @@ impl AuthenticatedPlugin {
     /// From the order to start until the connection stood.
     pub(crate) fn start_time(&self) -> Duration {
         self.plugin.start_time
-    }
-
-    /// Hands over one message and waits until it was handled.
-    pub(crate) async fn deliver(&mut self, message: &Message) -> Result<Delivery, PluginFailure> {
-        let mut client = self.client.clone();
-        let (success, error) = if message.size() <= MAX_V1_MESSAGE as u64 {
-            let request = HandleMessageRequest {
-                data: message.data.clone(),
-                direction: message.direction.as_str().to_owned(),
-                correlation_id: message.number(),
-            };
-            let call = client.handle_message(request);
-            match answer(&mut self.plugin, "HandleMessage", MESSAGE_DEADLINE, call).await {
-                Ok(answer) => (answer.success, answer.error),
-                Err(error) => (false, self.alive_after(error).await?),
-            }
-        } else {
-            let call =
-                client.handle_stream_event(HandleStreamEventRequest { event: Some(too_large(message)) });
-            match answer(&mut self.plugin, "HandleStreamEvent", MESSAGE_DEADLINE, call).await {
-                Ok(answer) => (answer.success, answer.error),
-                Err(error) => (false, self.alive_after(error).await?),
-            }
-        };
-        Ok(if success { Delivery::Handled } else { Delivery::Failed(error) })
-    }
-
-    /// Why a call failed, if the plugin is well all the same: an error of the call is an answer, too.
-    async fn alive_after(&self, error: PluginError) -> Result<String, PluginFailure> {
-        let answered = matches!(error.trouble, Trouble::Call(_));
-        if answered && self.plugin.process.check_health(CALL_DEADLINE).await.is_ok() {
-            return Ok(error.trouble.to_string());
-        }
-        Err(PluginFailure::Crashed(error.to_string()))
     }
 
     /// Waits for the process to end by itself.

@@ -12,6 +12,7 @@ use km_package::tier::Tier;
 
 use super::PluginFailure;
 use super::guard::{Guard, WatchedPlugin};
+use super::resources::end_first;
 use crate::monitor::Remarks;
 use crate::paths::Home;
 use crate::store::{PackageIdentity, Runnable};
@@ -63,6 +64,7 @@ impl PluginHost {
             .await
             .map_err(|e| PluginFailure::Crashed(e.to_string()))?;
         let start_time = begun.elapsed();
+        process.id().into_iter().for_each(end_first);
         let watch = |guard: &Arc<Guard>| Some(guard.watch_plugin(process.id()?));
         let watched = self.guard.as_ref().and_then(watch);
         Ok(SpawnedPlugin { process, _watched: watched, name, required_tier, identity, start_time })

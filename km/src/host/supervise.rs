@@ -10,13 +10,15 @@ use go_plugin::host::{CrashBudget, Grace, RestartPolicy, Verdict};
 use km_package::tier::Tier;
 use tokio::sync::watch;
 
-use super::authenticate::{Access, Delivery};
+use super::authenticate::Access;
 use super::renew::{Validity, wait_for_access};
+
 use super::report::{AccessReport, Life, Report};
+use super::resources::takes_more_than;
 use super::{AuthenticatedPlugin, PluginFailure, PluginHost};
 use crate::auth::Authority;
 use crate::config::Config;
-use crate::monitor::{Queue, Remarks};
+use crate::monitor::{Reader, Remarks};
 use crate::paths::Home;
 use crate::store::{self, PackageIdentity, Runnable};
 use crate::trust::Trust;
@@ -43,13 +45,18 @@ pub(crate) struct Context {
     pub(crate) remarks: Remarks,
     /// How long a plugin may take to leave at the end of the session.
     pub(crate) grace: Grace,
+    /// How much memory a plugin may take, in bytes.
+    pub(crate) memory: u64,
 }
 
 /// One plugin of a session.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     pub(crate) context: Arc<Context>,
-    pub(crate) queue: Arc<Queue>,
+    /// The messages of this session, for this plugin.
+    pub(crate) reader: Arc<Reader>,
+    /// What earlier sessions left for it, oldest first.
+    pub(crate) leftovers: Vec<Reader>,
     pub(crate) orders: watch::Receiver<Order>,
     pub(crate) report: Arc<Mutex<Report>>,
 }
@@ -80,6 +87,15 @@ impl From<PluginFailure> for Ended {
             PluginFailure::Crashed(why) => Self::Died(why),
         }
     }
+}
+
+fn too_much(taken: u64, limit: u64) -> PluginFailure {
+    let mib = |bytes| bytes >> 20;
+    PluginFailure::Crashed(format!(
+        "it takes {} MiB of memory and may take {} (--plugin-memory)",
+        mib(taken),
+        mib(limit)
+    ))
 }
 
 impl Supervisor {
@@ -113,7 +129,7 @@ impl Supervisor {
             }
             // At the end of a session it is started again only for what still waits.
             let order = *orders.borrow();
-            if order == Order::Leave || (order == Order::Finish && self.queue.is_finished()) {
+            if order == Order::Leave || (order == Order::Finish && self.is_finished()) {
                 return self.stopped();
             }
             self.change(|report| report.restarts += 1);
@@ -165,7 +181,7 @@ impl Supervisor {
 
     async fn open(&self) -> Result<Runnable, PluginFailure> {
         let context = Arc::clone(&self.context);
-        let name = self.queue.plugin().clone();
+        let name = self.reader.plugin().clone();
         // Reading and hashing a whole file takes milliseconds, during which other plugins go on.
         let opened = tokio::task::spawn_blocking(move || {
             store::open(&context.home, &context.trust, &context.config, &name)
@@ -184,7 +200,8 @@ impl Supervisor {
     }
 
     fn activate(&self, plugin: &AuthenticatedPlugin) {
-        self.queue.accept();
+        self.reader.accept();
+        self.reader.set_durable(plugin.is_durable);
         self.change(|report| {
             report.enter(Life::Active);
             report.pid = plugin.id();
@@ -203,7 +220,7 @@ impl Supervisor {
     /// Waits until the plugin may run again. False when the session ends before.
     async fn sit_out(&self, Suspension { identity, required_tier, failure }: Suspension) -> bool {
         self.remark(&format!("is suspended: {failure}"));
-        self.queue.refuse();
+        self.reader.refuse();
         self.change(|report| {
             report.enter(Life::Suspended);
             report.pid = None;
@@ -220,7 +237,8 @@ impl Supervisor {
         }
     }
 
-    /// Delivers message after message until the order to end, the plugin's end, or that of its access.
+    /// Delivers message after message, those of earlier sessions first, until the order to end, the
+    /// plugin's end, or that of its access.
     async fn feed(
         &self,
         plugin: &mut AuthenticatedPlugin,
@@ -228,50 +246,51 @@ impl Supervisor {
         mut kept: Pin<&mut impl Future<Output = PluginFailure>>,
     ) -> Result<(), PluginFailure> {
         let mut orders = self.orders.clone();
-        loop {
-            let message = tokio::select! {
+        let mut gluttony = std::pin::pin!(takes_more_than(self.context.memory, plugin.id()));
+        for reader in self.readers() {
+            let fed = tokio::select! {
                 biased;
-                _ = orders.wait_for(|order| *order == Order::Leave) => return Ok(()),
-                // Before the next message: who is gone already loses none.
-                failure = plugin.died() => return Err(failure),
-                failure = &mut kept => return Err(failure),
-                message = self.queue.next() => message,
+                _ = orders.wait_for(|order| *order == Order::Leave) => None,
+                failure = &mut kept => Some(Err(failure)),
+                taken = &mut gluttony => Some(Err(too_much(taken, self.context.memory))),
+                fed = plugin.feed(reader, validity) => Some(fed),
             };
-            let Some(message) = message else { return Ok(()) };
-            let delivery = tokio::select! {
-                biased;
-                delivery = async {
-                    // After the message has come: that may be hours after the last one.
-                    validity.wait().await;
-                    plugin.deliver(&message).await
-                } => delivery,
-                _ = orders.wait_for(|order| *order == Order::Leave) => {
-                    self.queue.failed(&message);
-                    return Ok(());
-                }
-                failure = &mut kept => {
-                    self.queue.failed(&message);
-                    return Err(failure);
-                }
-            };
-            match delivery {
-                Ok(Delivery::Handled) => self.queue.delivered(),
-                Ok(Delivery::Failed(why)) => {
-                    self.queue.failed(&message);
-                    tracing::info!("{}: message {} failed: {why}", self.queue.plugin(), message.sequence);
-                }
-                Err(failure) => {
-                    // It is not sent again: it may be what killed the plugin.
-                    self.queue.failed(&message);
-                    return Err(failure);
-                }
+            if !matches!(fed, Some(Ok(()))) {
+                self.take_back(reader, plugin.is_resent_to(), &fed);
+            }
+            match fed {
+                Some(fed) => fed?,
+                None => return Ok(()),
             }
         }
+        Ok(())
+    }
+
+    /// What becomes of the messages that the plugin had when it ended.
+    fn take_back(&self, reader: &Reader, is_resent: bool, fed: &Option<Result<(), PluginFailure>>) {
+        if !is_resent {
+            // Of what died that is done: then there is nothing left in its hands.
+            return reader.fail_first();
+        }
+        if !matches!(fed, Some(Err(PluginFailure::Crashed(_)))) {
+            return reader.rewind();
+        }
+        if let Some(sequence) = reader.died() {
+            self.remark(&format!("died twice of message {sequence}, which is not sent again"));
+        }
+    }
+
+    fn readers(&self) -> impl Iterator<Item = &Reader> {
+        self.leftovers.iter().chain([&*self.reader])
+    }
+
+    fn is_finished(&self) -> bool {
+        self.readers().all(Reader::is_finished)
     }
 
     fn give_up(&self, why: &str) {
         self.remark(why);
-        self.queue.refuse();
+        self.reader.refuse();
         self.fail(why.to_owned());
     }
 
@@ -293,7 +312,7 @@ impl Supervisor {
     }
 
     fn remark(&self, text: &str) {
-        self.context.remarks.say(&format!("plugin {} {text}", self.queue.plugin()));
+        self.context.remarks.say(&format!("plugin {} {text}", self.reader.plugin()));
     }
 
     fn enter(&self, life: Life) {

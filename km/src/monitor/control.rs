@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 
-use super::queue::Counters;
+use super::journal::Counters;
 use super::watchers::Watcher;
 use crate::host::report::Report;
 use crate::paths::{self, Home};
@@ -25,6 +25,8 @@ pub(crate) type Session = serde_json::Value;
 #[derive(Debug, Serialize)]
 struct SessionDocument {
     pid: u32,
+    /// As plugins know it; none without plugins.
+    session: Option<String>,
     plugins: Vec<PluginDocument>,
 }
 
@@ -80,9 +82,10 @@ impl Drop for Control {
 fn describe(watchers: &[Watcher]) -> SessionDocument {
     let plugin = |watcher: &Watcher| PluginDocument {
         report: watcher.report.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-        counters: watcher.queue.counters(),
+        counters: watcher.reader.counters(),
     };
-    SessionDocument { pid: std::process::id(), plugins: watchers.iter().map(plugin).collect() }
+    let session = watchers.first().map(|watcher| watcher.reader.journal().session().to_string());
+    SessionDocument { pid: std::process::id(), session, plugins: watchers.iter().map(plugin).collect() }
 }
 
 /// The reports of all live sessions. Sockets that nobody answers at any more are removed.

@@ -16,9 +16,10 @@ use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 
 use super::tap::TapStream;
+use crate::host::guard;
 
-/// As much as a pipe holds.
-const CHUNK: usize = 64 * 1024;
+/// As much as a pipe of the server holds.
+const CHUNK: usize = guard::PIPE;
 
 /// What a pump has done so far, for those who decide when the session ends.
 #[derive(Debug, Clone)]
@@ -140,7 +141,7 @@ fn read(from: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<Bytes> {
     buffer.clear();
     loop {
         match rustix::io::read(from, rustix::buffer::spare_capacity(buffer)) {
-            Ok(_) if buffer.len() < CHUNK / 4 => return Ok(Bytes::copy_from_slice(buffer)),
+            Ok(_) if buffer.len() < CHUNK / 8 => return Ok(Bytes::copy_from_slice(buffer)),
             Ok(_) => return Ok(std::mem::replace(buffer, Vec::with_capacity(CHUNK)).into()),
             // A file that somebody else made non-blocking: it is shared, and left as it is.
             Err(Errno::AGAIN) => wait_for(from, PollFlags::IN)?,

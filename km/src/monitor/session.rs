@@ -29,10 +29,6 @@ const TERMINATE: Duration = Duration::from_millis(1500);
 /// How long the server's stdout may be silent, once the server has ended, before what still holds
 /// it open is not waited for.
 const SILENCE: Duration = Duration::from_millis(200);
-/// How long everything may take between the server's end and `km`'s own: clients wait two seconds.
-const END: Duration = Duration::from_millis(1600);
-/// The least of it that plugins have, when the client took its time for the last bytes.
-const LEAST_END: Duration = Duration::from_millis(1200);
 /// How long a stderr that nobody reads may hold up the last words.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -91,15 +87,13 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
 
     let mut session = Session { inbox, guard, progress, client_ended: None, server_silent: false };
     let status = session.wait_for_server();
-    let ended = Instant::now();
     session.drain();
-    let deadline = (ended + END).max(Instant::now() + LEAST_END);
     let guard = session.guard.try_clone().map_err(local)?;
     let leftovers = thread::spawn(move || guard.finish());
     let mut words = Vec::new();
     if let (Some(tap), Some(watchers)) = (tap, watchers) {
         tap.finish();
-        words = watchers.finish(deadline, &|| session.was_told_to_hurry());
+        words = watchers.finish(&|| session.was_told_to_hurry());
     }
     // Ends by itself within its own deadline.
     let _ = leftovers.join();

@@ -11,9 +11,10 @@ use km_package::name::PluginName;
 use tokio::sync::{oneshot, watch};
 
 use super::control;
+use super::journal::{Journal, Leftover, Limits, Reader, claim};
 use super::observe::{Observed, Observer};
-use super::queue::Queue;
 use super::remarks::Remarks;
+use super::session_id::SessionId;
 use super::tap::TapReader;
 use crate::auth::Authority;
 use crate::config::Config;
@@ -28,25 +29,28 @@ use crate::trust::Trust;
 
 /// How long plugins may take to leave at the end of a session.
 const GRACE: Grace = Grace { shutdown: Duration::from_millis(300), terminate: Duration::from_millis(150) };
-/// How long before the end they are told to leave what still waits.
+/// How long all of that may take.
 const LEAVE: Duration = Duration::from_millis(700);
-
-/// Most bytes of one message that are kept.
-const MAX_MESSAGE: usize = 64 << 20;
 
 /// Which plugins a session has, and what each may keep in memory.
 #[derive(Debug, Clone)]
 pub(crate) struct Selection {
     /// Only these; all if there are none.
     pub(crate) names: Vec<PluginName>,
-    /// Bytes of messages in memory for each plugin.
-    pub(crate) buffer_size: usize,
+    /// What may be kept of messages that wait.
+    pub(crate) limits: Limits,
+    /// Most bytes of one message that are kept.
+    pub(crate) max_message: usize,
+    /// How long plugins have at the end for what still waits.
+    pub(crate) drain_timeout: Duration,
+    /// How much memory each plugin's process may take, in bytes.
+    pub(crate) plugin_memory: u64,
 }
 
-/// One plugin of the session, as its queue and its report.
+/// One plugin of the session, as what it reads and its report.
 #[derive(Debug, Clone)]
 pub(super) struct Watcher {
-    pub(super) queue: Arc<Queue>,
+    pub(super) reader: Arc<Reader>,
     pub(super) report: Arc<Mutex<Report>>,
 }
 
@@ -54,10 +58,11 @@ pub(super) struct Watcher {
 #[derive(Debug)]
 pub(super) struct Watchers {
     orders: watch::Sender<Order>,
-    /// The queues, once the plugins were found.
-    queues: Arc<OnceLock<Vec<Arc<Queue>>>>,
+    /// The plugins, once they were found.
+    found: Arc<OnceLock<Vec<Watcher>>>,
     /// Ends when all plugins have left.
     done: mpsc::Receiver<()>,
+    drain_timeout: Duration,
     verbose: bool,
 }
 
@@ -72,27 +77,32 @@ impl Watchers {
     ) -> io::Result<Self> {
         let (orders, receiver) = watch::channel(Order::Run);
         let (running, done) = mpsc::channel();
-        let queues = Arc::new(OnceLock::new());
-        let found = Arc::clone(&queues);
+        let found = Arc::new(OnceLock::new());
+        let finds = Arc::clone(&found);
+        let drain_timeout = selection.drain_timeout;
         thread::Builder::new().name("plugins".to_owned()).spawn(move || {
-            if let Err(failure) = run(&environment, &selection, tap, guard, receiver, &found) {
+            if let Err(failure) = run(&environment, &selection, tap, guard, receiver, &finds) {
                 Remarks.say(&format!("no plugins in this session: {failure}"));
             }
             drop(running);
         })?;
-        Ok(Self { orders, queues, done, verbose })
+        Ok(Self { orders, found, done, drain_timeout, verbose })
     }
 
-    /// Lets plugins handle what waits, then leave, both before the deadline. `hurry` says that nobody
-    /// has time any more.
-    pub(super) fn finish(self, deadline: Instant, hurry: &dyn Fn() -> bool) -> Vec<String> {
+    /// Lets plugins handle what waits as long as that was granted, then leave. `hurry` says that nobody
+    /// has time any more. What is to be said at the end.
+    pub(super) fn finish(self, hurry: &dyn Fn() -> bool) -> Vec<String> {
         self.orders.send_replace(Order::Finish);
-        if !self.have_left(deadline - LEAVE, hurry) {
+        if !self.have_left(Instant::now() + self.drain_timeout, hurry) {
             self.orders.send_replace(Order::Leave);
-            self.have_left(deadline, hurry);
+            self.have_left(Instant::now() + LEAVE, hurry);
         }
-        let queues = self.queues.get().map(Vec::as_slice).unwrap_or_default();
-        queues.iter().filter_map(|queue| queue.closing_words(self.verbose)).collect()
+        let found = self.found.get().map(Vec::as_slice).unwrap_or_default();
+        let words = found.iter().filter_map(|watcher| watcher.reader.closing_words(self.verbose)).collect();
+        if let Some(watcher) = found.first() {
+            watcher.reader.journal().finish();
+        }
+        words
     }
 
     fn have_left(&self, deadline: Instant, hurry: &dyn Fn() -> bool) -> bool {
@@ -113,7 +123,7 @@ fn run(
     tap: TapReader,
     guard: Guard,
     orders: watch::Receiver<Order>,
-    found: &OnceLock<Vec<Arc<Queue>>>,
+    found: &OnceLock<Vec<Watcher>>,
 ) -> Result<(), Failure> {
     let home = Home::find(environment)?;
     let (trust, config) = (Trust::load(&home)?, Config::load(&home)?);
@@ -121,25 +131,37 @@ fn run(
     if names.is_empty() {
         return Ok(());
     }
+    let leftovers = claim(&home.spool());
+    let journal = Journal::new(SessionId::new(), selection.limits, &home.spool());
     let watchers: Vec<Watcher> = names
         .into_iter()
         .map(|name| Watcher {
             report: Arc::new(Mutex::new(Report::discovered(name.clone()))),
-            queue: Arc::new(Queue::new(name, selection.buffer_size, home.spool())),
+            reader: Arc::new(journal.subscribe(name)),
         })
         .collect();
-    found.get_or_init(|| watchers.iter().map(|watcher| Arc::clone(&watcher.queue)).collect());
+    found.get_or_init(|| watchers.clone());
     let host = PluginHost::new(&home, environment.debug, Some(Arc::new(guard)))?;
     let authority = Arc::new(Authority::open(environment, &home, &config, |failure| {
         Remarks.say(&format!("plugins run without an API key: {failure}"));
     }));
-    let context = Context { home, trust, config, host, authority, remarks: Remarks, grace: GRACE };
+    let context = Context {
+        home,
+        trust,
+        config,
+        host,
+        authority,
+        remarks: Remarks,
+        grace: GRACE,
+        memory: selection.plugin_memory,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Kind::Local, e))?;
-    let (framer, first) = hand_out(tap, &watchers)?;
-    runtime.block_on(supervise(Arc::new(context), &watchers, first, orders));
+    let (framer, first) = hand_out(tap, journal, selection.max_message)?;
+    runtime.block_on(supervise(Arc::new(context), &watchers, &leftovers, first, orders));
+    leftovers.iter().for_each(|leftover| leftover.journal().finish());
     // A blocked read of a file must not hold up the end.
     runtime.shutdown_background();
     // What was not delivered is known when nothing more comes.
@@ -177,33 +199,32 @@ fn discover(
     Ok(names)
 }
 
-/// Starts the thread that frames what passes and hands it to every queue. The receiver hears of the
+/// Starts the thread that makes messages of what passes and keeps them. The receiver hears of the
 /// first message.
 fn hand_out(
     tap: TapReader,
-    watchers: &[Watcher],
+    journal: Arc<Journal>,
+    max_message: usize,
 ) -> Result<(thread::JoinHandle<()>, oneshot::Receiver<()>), Failure> {
     let (first, heard) = oneshot::channel();
-    let queues: Vec<Arc<Queue>> = watchers.iter().map(|watcher| Arc::clone(&watcher.queue)).collect();
     let work = move || {
         let mut first = Some(first);
-        let mut observer = Observer::new(MAX_MESSAGE);
+        let mut observer = Observer::new(max_message);
         let mut hand_out = |observed: Observed| {
             if let Some(first) = first.take() {
                 let _ = first.send(());
             }
-            for queue in &queues {
-                match &observed {
-                    Observed::Message(message) => queue.push(message),
-                    Observed::Lost { first, count } => queue.lost(*first, *count),
-                }
+            match observed {
+                Observed::Message(message) => journal.push(message),
+                Observed::Lost { first, count } => journal.lost(first, count),
             }
         };
         while let Some(piece) = tap.next() {
             observer.take(piece, &mut hand_out);
+            journal.settle();
         }
         observer.finish(&mut hand_out);
-        queues.iter().for_each(|queue| queue.close());
+        journal.close();
     };
     let framer = thread::Builder::new()
         .name("framer".to_owned())
@@ -216,6 +237,7 @@ fn hand_out(
 async fn supervise(
     context: Arc<Context>,
     watchers: &[Watcher],
+    leftovers: &[Leftover],
     first: oneshot::Receiver<()>,
     mut orders: watch::Receiver<Order>,
 ) {
@@ -226,10 +248,11 @@ async fn supervise(
     }
     let running: Vec<_> = watchers
         .iter()
-        .map(|Watcher { queue, report }| {
+        .map(|Watcher { reader, report }| {
             let supervisor = Supervisor {
                 context: Arc::clone(&context),
-                queue: Arc::clone(queue),
+                reader: Arc::clone(reader),
+                leftovers: leftovers.iter().filter_map(|left| left.reader(reader.plugin())).collect(),
                 orders: orders.clone(),
                 report: Arc::clone(report),
             };

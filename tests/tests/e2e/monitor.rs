@@ -49,7 +49,8 @@ fn a_line_that_is_too_large_for_the_protocol_is_known_to_the_plugin_by_its_size(
         "{{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"m\",\"params\":\"{}\"}}\n",
         "x".repeat(20 << 20)
     );
-    let finished = environment.km_with_input(["monitor", "--", "cat"], line.as_bytes()).expect(0);
+    let command = ["monitor", "--drain-timeout", "60s", "--", "cat"];
+    let finished = environment.km_with_input(command, line.as_bytes()).expect(0);
     assert!(finished.stdout == line.as_bytes());
     let seen = format!("m id=7 {} B", line.len() - 1);
     assert_eq!(finished.stderr.matches(&seen).count(), 2, "{}", finished.stderr);
@@ -258,7 +259,7 @@ fn the_last_bytes_arrive_though_a_grandchild_holds_the_pipe() {
 #[test]
 fn a_client_that_does_not_read_holds_up_the_server_and_nothing_is_lost() {
     let environment = TestEnvironment::with_console_logger();
-    let script = "i=0; while [ $i -lt 3000 ]; do echo \"line $i xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"; i=$((i+1)); done";
+    let script = "i=0; while [ $i -lt 12000 ]; do echo \"line $i xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"; i=$((i+1)); done";
     let mut session = Session::start(&environment, &["--", "sh", "-c", script]);
     // The pipes fill, and the server waits in its write.
     let server = {
@@ -273,7 +274,7 @@ fn a_client_that_does_not_read_holds_up_the_server_and_nothing_is_lost() {
         found.unwrap()
     };
     assert!(alive(server));
-    for n in 0..3000 {
+    for n in 0..12000 {
         assert!(session.line().starts_with(&format!("line {n} ")), "{n}");
     }
     session.finish().expect(0);

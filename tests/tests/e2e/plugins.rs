@@ -13,6 +13,9 @@ fn with(mode: Mode) -> TestEnvironment {
     environment
 }
 
+/// For tests of what arrives in the end, on a machine that may be busy.
+const PATIENT: [&str; 2] = ["--drain-timeout", "60s"];
+
 /// A session of so many lines to `cat` and back.
 fn session(environment: &TestEnvironment, arguments: &[&str], lines: usize) -> Finished {
     let arguments = [arguments, &["--", "cat"]].concat();
@@ -30,7 +33,7 @@ fn session(environment: &TestEnvironment, arguments: &[&str], lines: usize) -> F
 #[test]
 fn every_message_is_seen_once_and_in_order() {
     let environment = with(Mode::Counts);
-    let finished = session(&environment, &[], 300);
+    let finished = session(&environment, &PATIENT, 300);
     let numbers: Vec<u64> = finished
         .stderr
         .lines()
@@ -43,7 +46,7 @@ fn every_message_is_seen_once_and_in_order() {
 #[test]
 fn messages_that_do_not_fit_into_memory_wait_on_disk() {
     let environment = with(Mode::Counts);
-    let finished = session(&environment, &["--buffer-size", "0"], 300);
+    let finished = session(&environment, &["--buffer-size", "0", "--drain-timeout", "60s"], 300);
     assert!(finished.stderr.contains("[counts] 600 messages"), "{}", finished.stderr);
 }
 
@@ -119,7 +122,7 @@ fn a_plugin_that_sleeps_ten_seconds_for_each_message_is_not_noticed() {
 #[test]
 fn a_plugin_that_crashes_loses_the_message_that_killed_it_and_no_other() {
     let environment = with(Mode::Crashes);
-    let finished = session(&environment, &[], 2);
+    let finished = session(&environment, &PATIENT, 2);
     assert!(finished.stderr.contains("[crashes] message 1 "), "{}", finished.stderr);
     assert!(finished.stderr.contains("(signal 6)"), "{}", finished.stderr);
     assert!(finished.stderr.contains("[crashes] message 4 "), "{}", finished.stderr);
