@@ -187,7 +187,7 @@ fn hand_out(
     let queues: Vec<Arc<Queue>> = watchers.iter().map(|watcher| Arc::clone(&watcher.queue)).collect();
     let work = move || {
         let mut first = Some(first);
-        let mut observer = Observer::new(MAX_MESSAGE);
+        let mut observer = Observer::new(MAX_MESSAGE, Arc::default());
         let mut hand_out = |observed: Observed| {
             if let Some(first) = first.take() {
                 let _ = first.send(());
