@@ -11,7 +11,9 @@
 //! Nothing on the right of the tap can hold up what is on its left: the tap takes copies within a
 //! budget of memory, and past it leaves out, and counts, what nobody takes away.
 
+mod calls;
 mod control;
+mod exchanges;
 mod frames;
 mod journal;
 mod message;

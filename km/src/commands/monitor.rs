@@ -46,6 +46,9 @@ pub(super) struct Monitor {
     /// How long plugins have at the end for messages that still wait: `500ms`, `1s`, `2min`
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
     drain_timeout: Duration,
+    /// Print at the end which methods were called, how often, and how long answers took
+    #[arg(long)]
+    summary: bool,
     /// The server's command and its arguments
     #[arg(
         last = true,
@@ -71,7 +74,12 @@ impl Monitor {
         };
         let plugins = (!self.no_plugins).then_some(selection);
         monitor::run(
-            MonitorOptions { command: self.command.clone(), plugins, verbose: output.verbose() > 0 },
+            MonitorOptions {
+                command: self.command.clone(),
+                plugins,
+                summary: self.summary,
+                verbose: output.verbose() > 0,
+            },
             environment,
         )
     }

@@ -10,6 +10,7 @@ use km_package::failure::{Failure, Kind};
 use km_package::name::PluginName;
 use tokio::sync::{oneshot, watch};
 
+use super::calls::Calls;
 use super::control;
 use super::journal::{Journal, Leftover, Limits, Reader, claim};
 use super::observe::{Observed, Observer};
@@ -31,6 +32,9 @@ use crate::trust::Trust;
 const GRACE: Grace = Grace { shutdown: Duration::from_millis(300), terminate: Duration::from_millis(150) };
 /// How long all of that may take.
 const LEAVE: Duration = Duration::from_millis(700);
+
+/// How much of a message is kept to see what was called, and whether it went well.
+const ENOUGH_TO_COUNT: usize = 64 << 20;
 
 /// Which plugins a session has, and what each may keep in memory.
 #[derive(Debug, Clone)]
@@ -67,22 +71,33 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
-    /// Starts the thread. Whatever goes wrong on it is said, and stops nothing else.
+    /// Starts the thread. Whatever goes wrong on it is said, and stops nothing else. With `calls`, these
+    /// are counted with or without plugins.
     pub(super) fn start(
         environment: Environment,
-        selection: Selection,
+        selection: Option<Selection>,
         tap: TapReader,
         guard: Guard,
+        calls: Option<Arc<Mutex<Calls>>>,
         verbose: bool,
     ) -> io::Result<Self> {
         let (orders, receiver) = watch::channel(Order::Run);
         let (running, done) = mpsc::channel();
         let found = Arc::new(OnceLock::new());
         let finds = Arc::clone(&found);
-        let drain_timeout = selection.drain_timeout;
+        let drain_timeout = selection.as_ref().map(|selection| selection.drain_timeout).unwrap_or_default();
         thread::Builder::new().name("plugins".to_owned()).spawn(move || {
-            if let Err(failure) = run(&environment, &selection, tap, guard, receiver, &finds) {
+            let mut tap = Some(tap);
+            let counted = calls.clone().unwrap_or_default();
+            if let Some(selection) = selection
+                && let Err(failure) =
+                    run(&environment, &selection, &mut tap, guard, receiver, &finds, counted)
+            {
                 Remarks.say(&format!("no plugins in this session: {failure}"));
+            }
+            // Plugins would have taken it.
+            if let (Some(tap), Some(calls)) = (tap, calls) {
+                count(&tap, calls);
             }
             drop(running);
         })?;
@@ -120,10 +135,11 @@ impl Watchers {
 fn run(
     environment: &Environment,
     selection: &Selection,
-    tap: TapReader,
+    tap: &mut Option<TapReader>,
     guard: Guard,
     orders: watch::Receiver<Order>,
     found: &OnceLock<Vec<Watcher>>,
+    calls: Arc<Mutex<Calls>>,
 ) -> Result<(), Failure> {
     let home = Home::find(environment)?;
     let (trust, config) = (Trust::load(&home)?, Config::load(&home)?);
@@ -159,7 +175,9 @@ fn run(
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Kind::Local, e))?;
-    let (framer, first) = hand_out(tap, journal, selection.max_message)?;
+    let Some(tap) = tap.take() else { return Ok(()) };
+    let observer = Observer::new(selection.max_message, calls);
+    let (framer, first) = hand_out(tap, observer, journal)?;
     runtime.block_on(supervise(Arc::new(context), &watchers, &leftovers, first, orders));
     leftovers.iter().for_each(|leftover| leftover.journal().finish());
     // A blocked read of a file must not hold up the end.
@@ -203,13 +221,12 @@ fn discover(
 /// first message.
 fn hand_out(
     tap: TapReader,
+    mut observer: Observer,
     journal: Arc<Journal>,
-    max_message: usize,
 ) -> Result<(thread::JoinHandle<()>, oneshot::Receiver<()>), Failure> {
     let (first, heard) = oneshot::channel();
     let work = move || {
         let mut first = Some(first);
-        let mut observer = Observer::new(max_message);
         let mut hand_out = |observed: Observed| {
             if let Some(first) = first.take() {
                 let _ = first.send(());
@@ -231,6 +248,14 @@ fn hand_out(
         .spawn(work)
         .map_err(|e| Failure::new(Kind::Local, e))?;
     Ok((framer, heard))
+}
+
+/// Counts calls where there are no plugins to make messages for.
+fn count(tap: &TapReader, calls: Arc<Mutex<Calls>>) {
+    let mut observer = Observer::new(ENOUGH_TO_COUNT, calls);
+    while let Some(piece) = tap.next() {
+        observer.take(piece, &mut |_| {});
+    }
 }
 
 /// Runs every plugin from the first message to the end of the session.

@@ -1,10 +1,8 @@
-//! What kind of JSON-RPC 2.0 message a line is: kind, method and id, read without building a tree.
+//! What kind of JSON-RPC 2.0 message a line is: kind, method and id, as [`crate::mcp`] reads it.
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
+use crate::mcp::Reading;
 
 /// What kind of message a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,48 +57,16 @@ pub struct Summary {
     pub id: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow, default)]
-    method: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    id: Option<&'a RawValue>,
-    #[serde(default, deserialize_with = "present")]
-    result: bool,
-    #[serde(default, deserialize_with = "present")]
-    error: bool,
-}
-
-/// True for a member that is there, whatever it holds: `"result": null` is a result.
-fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
-    IgnoredAny::deserialize(value).map(|_| true)
-}
-
 impl Summary {
     /// The summary of one line, with or without its newline.
     pub fn of(line: &[u8]) -> Self {
-        let bare = |kind| Self { kind, method: None, id: None };
-        let Ok(line) = std::str::from_utf8(line) else { return bare(Kind::Invalid) };
-        // serde would also take an array for the members in order.
-        let array = line.trim_ascii_start().starts_with('[');
-        let head = if array { None } else { serde_json::from_str::<Head<'_>>(line).ok() };
-        let Some(head) = head else {
-            return bare(match serde_json::from_str::<IgnoredAny>(line) {
-                Err(_) => Kind::Invalid,
-                Ok(_) if array => Kind::Batch,
-                Ok(_) => Kind::Other,
-            });
-        };
-        let Head { method, id, result, error } = head;
-        let id = id.map(|id| id.get().to_owned());
-        let kind = match (&method, &id) {
-            (Some(_), Some(_)) => Kind::Request,
-            (Some(_), None) => Kind::Notification,
-            (None, _) if result => Kind::Result,
-            (None, _) if error => Kind::Error,
-            (None, _) => Kind::Other,
-        };
-        Self { kind, method: method.map(Cow::into_owned), id }
+        Reading::of(line).into()
+    }
+}
+
+impl From<Reading<'_>> for Summary {
+    fn from(Reading { kind, method, id, .. }: Reading<'_>) -> Self {
+        Self { kind, method: method.map(Cow::into_owned), id: id.map(str::to_owned) }
     }
 }
 

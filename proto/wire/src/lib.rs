@@ -8,6 +8,7 @@
 
 pub mod event;
 pub mod jsonrpc;
+pub mod mcp;
 
 /// Protocol 1: package `kilometersplugin`, the protocol of every existing plugin.
 #[allow(missing_docs, unreachable_pub, missing_debug_implementations, clippy::all)]
