@@ -10,12 +10,12 @@ mod pairings;
 mod postgres;
 mod stores;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
 use go_plugin::host::{Executable, Host, PluginProcess};
-use km_tests::{TestEnvironment, binary, go, pairing, path, workspace};
+use km_tests::{TestEnvironment, binary, go, pairing, path, tools, workspace};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
@@ -23,7 +23,7 @@ fn main() {
     let nothing = || Err("listed only".to_owned());
     let (tools, go, old) = match arguments.list {
         true => (nothing(), nothing(), nothing()),
-        false => (install(), go::current(), go::old()),
+        false => (tools::install(), go::current(), go::old()),
     };
     let bucket = if arguments.list { nothing() } else { stores::install() };
     let minio = if arguments.list { nothing() } else { stores::install_minio() };
@@ -152,16 +152,6 @@ fn cannot_listen(go: &Path) {
         error.contains("error: plugin init error") && error.contains("bind: invalid argument"),
         "{error}"
     );
-}
-
-fn install() -> Result<PathBuf, String> {
-    let tools = binary("km").ancestors().nth(2).expect("target").join("mcp-tools");
-    let script = workspace().join("tests/tools/install.sh");
-    let installed = Command::new("sh").arg(script).arg(&tools).output().map_err(|e| e.to_string())?;
-    match installed.status.success() {
-        true => Ok(tools),
-        false => Err(format!("tests/tools/install.sh: {}", String::from_utf8_lossy(&installed.stderr))),
-    }
 }
 
 /// A session of the Python SDK's client with a server, recorded on both sides of `km`.
