@@ -1,11 +1,11 @@
-//! How soon the first byte arrives, and what a session takes that does nothing.
+//! How soon the first byte arrives, what a session takes that does nothing, and what a command takes.
 
 use std::io::Read as _;
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use km_tests::measure::{memory, print_table, quantile};
-use km_tests::{descendants, wait_until};
+use km_tests::{TestEnvironment, binary, descendants, wait_until};
 
 use crate::Extent;
 use crate::stream::read_errors;
@@ -41,6 +41,31 @@ pub(crate) fn measure(ways: &Ways, extent: &Extent) {
     let title = format!("from the start to the server's first byte, {starts} starts");
     let memory = ["at rest: `km`", "its guard", "all plugins"];
     print_table(&[&[&title, "p50", "p95", "more than direct"], &memory[..]].concat(), &rows);
+    listing(starts);
+}
+
+/// `km plugins list` beside the least that a program costs.
+fn listing(starts: usize) {
+    let environment = TestEnvironment::empty();
+    environment.allow(&binary("counting"), "counting");
+    let list = || {
+        let mut km = environment.command("km");
+        km.args(["plugins", "list"]);
+        km
+    };
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..starts {
+        for (times, mut command) in times.iter_mut().zip([Command::new("true"), list()]) {
+            let begun = Instant::now();
+            assert!(command.stdout(Stdio::null()).status().expect("it starts").success());
+            times.push(begun.elapsed());
+        }
+    }
+    let names = ["`true`", "`km plugins list`, one plugin"];
+    let rows = names.into_iter().zip(&mut times);
+    let rows: Vec<_> =
+        rows.map(|(name, times)| vec![name.to_owned(), millis(quantile(times, 0.5))]).collect();
+    print_table(&[&format!("a command from start to end, median of {starts}"), ""], &rows);
 }
 
 struct Session {

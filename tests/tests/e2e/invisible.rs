@@ -116,6 +116,16 @@ fn compare(settings: &[Setting], script: &str, client: Play<'_>) -> Seen {
     expected
 }
 
+/// All settings at once.
+fn in_each(check: impl Fn(&Setting) + Sync) {
+    let (settings, check) = (settings(), &check);
+    thread::scope(|scope| {
+        for setting in &settings {
+            scope.spawn(move || check(setting));
+        }
+    });
+}
+
 /// A client that sends something, and ends.
 fn sends(input: &[u8]) -> impl Fn(&mut Session) -> Vec<u8> + Sync {
     let input = input.to_vec();
@@ -333,26 +343,21 @@ fn signals_are_the_same() {
 fn a_server_that_ignores_the_end_of_stdin_has_left_in_time_whatever_plugins_do() {
     // Clients give two seconds and then send SIGTERM, which is then passed on.
     let script = "echo '{}'; while :; do sleep 0.05; done";
-    let settings = settings();
-    thread::scope(|scope| {
-        for setting in &settings {
-            let mut session = setting.start(script);
-            scope.spawn(move || {
-                assert_eq!(session.line(), "{}\n");
-                let family = descendants(session.pid());
-                let ended = Instant::now();
-                session.finish().expect(143);
-                let taken = ended.elapsed();
-                assert!(taken < Duration::from_secs(5), "{}: {taken:?}", setting.name);
-                wait_until("all are gone", || family.iter().all(|pid| !alive(*pid)));
-            });
-        }
+    in_each(|setting| {
+        let mut session = setting.start(script);
+        assert_eq!(session.line(), "{}\n");
+        let family = descendants(session.pid());
+        let ended = Instant::now();
+        session.finish().expect(143);
+        let taken = ended.elapsed();
+        assert!(taken < Duration::from_secs(5), "{}: {taken:?}", setting.name);
+        wait_until("all are gone", || family.iter().all(|pid| !alive(*pid)));
     });
 }
 
 #[test]
 fn killing_km_leaves_nothing_behind_whatever_plugins_do() {
-    for setting in &settings() {
+    in_each(|setting| {
         let mut session = setting.start("trap '' TERM HUP; sleep 1000 & echo '{}'; cat; sleep 1000");
         assert_eq!(session.line(), "{}\n");
         if setting.arguments.is_empty() {
@@ -362,15 +367,14 @@ fn killing_km_leaves_nothing_behind_whatever_plugins_do() {
         session.child.kill().unwrap();
         session.child.wait().unwrap();
         wait_until("all are gone", || family.iter().all(|pid| !alive(*pid)));
-    }
+    });
 }
 
 #[test]
 fn stderr_is_the_server_s_byte_for_byte() {
-    let settings = settings();
     // 4 KiB in one write are in one piece, whatever else is said.
     let script = "echo '{}'; head -c 4000 /dev/urandom > noise; cat noise >&2; cat";
-    for setting in &settings {
+    in_each(|setting| {
         let child = setting.command(script);
         let mut session = Session::of(child);
         assert_eq!(session.line(), "{}\n");
@@ -387,12 +391,12 @@ fn stderr_is_the_server_s_byte_for_byte() {
             "no plugins" => assert!(stderr == noise),
             name => assert!(stderr.windows(noise.len()).any(|window| window == noise), "{name}"),
         }
-    }
+    });
 }
 
 #[test]
 fn environment_arguments_and_folder_are_the_same() {
-    for setting in &settings() {
+    in_each(|setting| {
         let script = "env | grep -v -e ^KM_ -e ^_= | sort; pwd; umask; cat /proc/self/limits";
         let run = |mut command: Command| {
             command
@@ -407,7 +411,7 @@ fn environment_arguments_and_folder_are_the_same() {
         let seen = run(setting.command(script));
         assert_eq!(seen, run(setting.directly(script)), "{}", setting.name);
         assert_eq!(String::from_utf8_lossy(&seen.stdout), "<><a  b><$HOME><--><-x>");
-    }
+    });
 }
 
 #[test]
@@ -431,7 +435,7 @@ fn what_sdk_clients_set_is_enough() {
 #[test]
 fn stdout_is_the_server_s_at_every_verbosity() {
     let input = b"{\"id\":1}\nno JSON\n\xff\n{}\n";
-    for setting in &settings() {
+    in_each(|setting| {
         for (arguments, variables) in [
             (&["-v"][..], &[][..]),
             (&["-vv"], &[]),
@@ -450,12 +454,12 @@ fn stdout_is_the_server_s_at_every_verbosity() {
                 setting.name
             );
         }
-    }
+    });
 }
 
 #[test]
 fn a_server_that_cannot_be_started_ends_with_a_shell_s_codes() {
-    for setting in &settings() {
+    in_each(|setting| {
         let file = setting.environment.path("plain");
         std::fs::write(&file, "text").unwrap();
         for (program, code) in [("no-such-command-anywhere", 127), (path(&file), 126), ("/", 126)] {
@@ -469,13 +473,13 @@ fn a_server_that_cannot_be_started_ends_with_a_shell_s_codes() {
             shell.args(["-c", "exec \"$0\"", program]).stderr(Stdio::null());
             assert_eq!(shell.status().unwrap().code(), Some(code), "{program}");
         }
-    }
+    });
 }
 
 #[test]
 fn arguments_and_secrets_are_in_no_file_and_no_output() {
     let canaries = ["canary-argument-4711", "canary-variable-4711", "km_live_canary_4711"];
-    for setting in &settings() {
+    in_each(|setting| {
         let mut command = setting.environment.command("km");
         command.args(["-vvv", "monitor", "--buffer-size", "0"]).args(setting.arguments);
         command.args(["--", "sh", "-c", "cat", "sh", "--token", canaries[0]]);
@@ -501,7 +505,7 @@ fn arguments_and_secrets_are_in_no_file_and_no_output() {
         files("after the session");
         assert_no_canary(&canaries, &finished.stdout, "stdout");
         assert_no_canary(&canaries, finished.stderr.as_bytes(), "stderr");
-    }
+    });
 }
 
 fn assert_no_canary(canaries: &[&str], bytes: &[u8], place: &str) {
@@ -513,10 +517,9 @@ fn assert_no_canary(canaries: &[&str], bytes: &[u8], place: &str) {
 
 #[test]
 fn a_full_disk_changes_nothing_and_what_is_lost_is_said() {
-    let settings = settings();
     let line = format!("{{\"id\":1,\"method\":\"{}\"}}\n", "x".repeat(1000));
     let input = line.repeat(200);
-    for setting in &settings {
+    in_each(|setting| {
         // Files that may not grow are a full disk; the least of what waits is in memory.
         let km = setting.environment.command("km");
         let mut command = Command::new("prlimit");
@@ -538,14 +541,13 @@ fn a_full_disk_changes_nothing_and_what_is_lost_is_said() {
                 finished.stderr
             ),
         }
-    }
+    });
 }
 
 #[test]
 fn a_home_that_cannot_be_written_or_made_changes_nothing() {
-    let settings = settings();
     let input = b"{\"id\":1}\n{\"id\":2}\n{\"id\":3}\n";
-    for setting in &settings {
+    in_each(|setting| {
         // It and what is in it: a mount of its own, read-only, also for root.
         let script = "mount --bind \"$KM_HOME\" \"$KM_HOME\" && mount -o remount,bind,ro \"$KM_HOME\" \
                       && exec \"$@\"";
@@ -562,5 +564,5 @@ fn a_home_that_cannot_be_written_or_made_changes_nothing() {
         command.env("KM_HOME", "/proc/nowhere");
         let seen = play(command, &sends(input));
         assert_eq!((seen.stdout.as_slice(), seen.code), (&input[..], 9), "{}: {}", setting.name, seen.stderr);
-    }
+    });
 }
