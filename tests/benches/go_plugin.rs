@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use km_tests::measure::{children_cpu, median};
 use km_tests::{binary, go, path};
 
 const CALLS: u32 = 20_000;
@@ -108,23 +109,4 @@ impl Pairing {
         let number = |name: &str| document[name].as_f64().unwrap_or_default();
         Run { start_ms: number("start_ms"), calls_per_s: number("calls_per_s"), cpu }
     }
-}
-
-/// The processor time of all children that have ended, and of theirs: host and plugin.
-fn children_cpu() -> Duration {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the kernel writes a whole rusage to the pointer.
-    let usage = unsafe {
-        libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr());
-        usage.assume_init()
-    };
-    let time = |time: libc::timeval| {
-        Duration::from_secs(time.tv_sec.unsigned_abs()) + Duration::from_micros(time.tv_usec.unsigned_abs())
-    };
-    time(usage.ru_utime) + time(usage.ru_stime)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -1,11 +1,12 @@
-"""A session of the official Python SDK's client: session.py <everything|time> <mode> -- <server command>
+"""A session of the official Python SDK's client: session.py <everything|time|git|hello> <mode> -- <server command>
 
 The SDK gives the server only its own few environment variables, and KM_HOME. Prints one line for
-each step; ends with 1 when something is not as it should be."""
+each step, at the end how long closing took; ends with 1 when something is not as it should be."""
 
 import asyncio
 import os
 import sys
+from time import monotonic
 
 from mcp import Client, StdioServerParameters
 
@@ -42,13 +43,26 @@ async def time(client):
     assert "Etc/UTC" in text_of(answer), answer
 
 
+async def git(client):
+    repository = os.getcwd()
+    answer = await client.call_tool("git_log", {"repo_path": repository})
+    assert "the first commit" in text_of(answer), answer
+
+
+async def hello(client):
+    answer = await client.call_tool("echo", {"text": "hello"})
+    assert "hello" in text_of(answer), answer
+
+
 async def main():
     what, mode, _, command, *arguments = sys.argv[1:]
     environment = {name: os.environ[name] for name in ["KM_HOME"] if name in os.environ}
     server = StdioServerParameters(command=command, args=arguments, env=environment)
     async with Client(server, mode=mode) as client:
         print("version", client.protocol_version)
-        await {"everything": everything, "time": time}[what](client)
+        await {"everything": everything, "time": time, "git": git, "hello": hello}[what](client)
+        closing = monotonic()
+    print("closed", round(1000 * (monotonic() - closing)))
 
 
 asyncio.run(main())

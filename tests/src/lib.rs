@@ -6,6 +6,7 @@ pub mod engineer;
 mod environment;
 pub mod go;
 pub mod load;
+pub mod measure;
 pub mod mirror;
 mod misbehaviour;
 pub mod nginx;
@@ -14,6 +15,8 @@ pub mod postgres;
 mod processes;
 mod socket;
 mod tiny;
+pub mod tools;
+pub mod traffic;
 pub mod versions;
 
 pub use api_server::ApiServer;

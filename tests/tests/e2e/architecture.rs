@@ -207,20 +207,22 @@ fn the_relay_waits_for_nothing_but_its_two_pipes() {
 }
 
 #[test]
-fn the_page_of_attacks_names_tests_that_are_there() {
-    let page = std::fs::read_to_string(workspace().join("docs/attacks.md")).unwrap();
-    let names: Vec<(&str, &str)> = page
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .filter_map(|quoted| quoted.split_once("::"))
-        .filter(|(_, test)| *test != "*")
-        .collect();
-    assert!(names.len() > 30, "{names:?}");
-    for (module, test) in names {
-        let read =
-            |program| std::fs::read_to_string(workspace().join(format!("tests/tests/{program}/{module}.rs")));
-        let text = read("e2e").or_else(|_| read("heavy")).unwrap_or_else(|e| panic!("{module}: {e}"));
-        assert!(text.contains(&format!("fn {test}()")), "{module}::{test} is not there");
+fn pages_name_tests_that_are_there() {
+    for page in ["docs/attacks.md", "docs/lifecycle.md"] {
+        let text = std::fs::read_to_string(workspace().join(page)).unwrap();
+        let names: Vec<(&str, &str)> = text
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter_map(|quoted| quoted.split_once("::"))
+            .filter(|(_, test)| *test != "*")
+            .collect();
+        assert!(names.len() > 30, "{page}: {names:?}");
+        for (module, test) in names {
+            let file = |program| workspace().join(format!("tests/tests/{program}/{module}.rs"));
+            let read = |program| std::fs::read_to_string(file(program));
+            let text = read("e2e").or_else(|_| read("heavy")).unwrap_or_else(|e| panic!("{module}: {e}"));
+            assert!(text.contains(&format!("fn {test}()")), "{page}: {module}::{test} is not there");
+        }
     }
 }

@@ -56,7 +56,12 @@ impl Session {
         command.arg("monitor").args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         change(&mut command);
-        let mut child = command.spawn().expect("km starts");
+        Self::of(command)
+    }
+
+    /// Starts a command that has pipes.
+    pub(crate) fn of(mut command: std::process::Command) -> Self {
+        let mut child = command.spawn().expect("it starts");
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let over = Arc::new(AtomicBool::new(false));
         kill_when_stuck(child.id(), Arc::clone(&over));

@@ -4,18 +4,19 @@
 //! (`tests/go`, `km-plugin-template/go`), the last from Debian. In CI they must be there; elsewhere a machine without Node, Python,
 //! Go, PostgreSQL or network reports these tests as ignored.
 
+mod clients;
 mod go_template;
 mod mirrors;
 mod pairings;
 mod postgres;
 mod stores;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
 use go_plugin::host::{Executable, Host, PluginProcess};
-use km_tests::{TestEnvironment, binary, go, pairing, path, workspace};
+use km_tests::{TestEnvironment, binary, go, pairing, path, tools, wait_until, workspace};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
@@ -23,7 +24,7 @@ fn main() {
     let nothing = || Err("listed only".to_owned());
     let (tools, go, old) = match arguments.list {
         true => (nothing(), nothing(), nothing()),
-        false => (install(), go::current(), go::old()),
+        false => (tools::install(), go::current(), go::old()),
     };
     let bucket = if arguments.list { nothing() } else { stores::install() };
     let minio = if arguments.list { nothing() } else { stores::install_minio() };
@@ -42,6 +43,7 @@ fn main() {
         trial("a_go_plugin_of_2019_keeps_the_contract", &old, |old| conformance(old)),
         trial("a_go_plugin_that_cannot_listen_is_quoted", &go, |go| cannot_listen(go)),
     ];
+    trials.extend(clients::trials(&tools));
     trials.extend(go_template::trials(&go, &tools));
     trials.extend(pairings::trials(&go, &go_and_old));
     trials.extend(postgres::trials(&database));
@@ -154,17 +156,7 @@ fn cannot_listen(go: &Path) {
     );
 }
 
-fn install() -> Result<PathBuf, String> {
-    let tools = binary("km").ancestors().nth(2).expect("target").join("mcp-tools");
-    let script = workspace().join("tests/tools/install.sh");
-    let installed = Command::new("sh").arg(script).arg(&tools).output().map_err(|e| e.to_string())?;
-    match installed.status.success() {
-        true => Ok(tools),
-        false => Err(format!("tests/tools/install.sh: {}", String::from_utf8_lossy(&installed.stderr))),
-    }
-}
-
-/// A session of the Python SDK's client with a server, recorded on both sides of `km`.
+/// A session of a client with a server, recorded on both sides of `km`.
 struct Recorded {
     environment: TestEnvironment,
     stdout: String,
@@ -172,22 +164,28 @@ struct Recorded {
 }
 
 impl Recorded {
+    /// A session of the Python SDK's client.
     fn run(tools: &Path, what: &str, mode: &str, server: &[&str]) -> Self {
+        let mut client = Command::new(tools.join("python/bin/python"));
+        client.arg(workspace().join("tests/real/session.py")).args([what, mode, "--"]);
+        Self::of(client, server)
+    }
+
+    /// A session of any client, which takes the server's command as its last arguments.
+    fn of(mut client: Command, server: &[&str]) -> Self {
         let environment = TestEnvironment::with_console_logger();
         let record = binary("record");
-        let mut client = Command::new(tools.join("python/bin/python"));
         client
-            .arg(workspace().join("tests/real/session.py"))
-            .args([what, mode, "--"])
             .args([path(&record), path(&environment.path("outside")), "--"])
             .args([path(&binary("km")), "monitor", "--server", "--"])
             .args([path(&record), path(&environment.path("inside")), "--"])
             .args(server)
             .env("KM_HOME", environment.home())
             .env("HOME", environment.path("."));
-        let Output { status, stdout, stderr } = client.output().expect("python runs");
+        let Output { status, stdout, stderr } = client.output().expect("the client runs");
         let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
         assert!(status.success(), "{stdout}\n{stderr}");
+        wait_until("nothing is left behind", || clients::left_behind(&environment).is_empty());
         Self { environment, stdout: stdout.into_owned(), stderr: stderr.into_owned() }
     }
 
