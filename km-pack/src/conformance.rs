@@ -2,10 +2,11 @@
 //! author runs, whatever the plugin is written in.
 //!
 //! Each room of checks starts the plugin anew, as `km` does: `start` (handshake, versions, TLS),
-//! `calls` (health, identity, authentication, messages), `tokens` (protocol 2), `leave` (shutdown, signals, the end of
-//! its host).
+//! `calls` (health, identity, authentication, messages), `tokens` and `deliver` (protocol 2), `leave`
+//! (shutdown, signals, the end of its host).
 
 mod calls;
+mod deliver;
 mod ground;
 mod leave;
 mod start;
@@ -133,6 +134,7 @@ pub async fn check(subject: Subject, observe: &mut dyn FnMut(&Check)) -> std::io
     if start::check(&ground, &mut checks).await {
         calls::check(&ground, &mut checks).await;
         tokens::check(&ground, &mut checks).await;
+        deliver::check(&ground, &mut checks).await;
         leave::check(&ground, &mut checks).await;
     }
     Ok(checks.made)

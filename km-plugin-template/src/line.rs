@@ -4,14 +4,15 @@ use jiff::Timestamp;
 use km_plugin::{Kind, Message, Summary};
 
 /// For example `12:00:00.123Z inbound  tools/call id=3 145 B`.
-pub(crate) fn of(message: &Message, now: Timestamp) -> String {
+pub(crate) fn of(message: &Message) -> String {
     let Summary { kind, method, id } = message.summary();
-    let what = match (kind, &method) {
+    let what = match (kind, method) {
         (Kind::Request | Kind::Notification, Some(method)) => printable(method),
         _ => kind.as_str().to_owned(),
     };
-    let id = id.map(|id| format!(" id={}", printable(&id))).unwrap_or_default();
-    let time = now.strftime("%H:%M:%S%.3fZ");
+    let id = id.as_deref().map(|id| format!(" id={}", printable(id))).unwrap_or_default();
+    // A time that is out of all bounds is none.
+    let time = Timestamp::try_from(message.received).unwrap_or_default().strftime("%H:%M:%S%.3fZ");
     format!("{time} {:<8} {what}{id} {} B", message.direction.as_str(), message.size())
 }
 
@@ -22,14 +23,14 @@ fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use km_plugin::{Body, Direction};
+    use km_plugin::Direction;
 
     use super::*;
 
-    fn line(direction: Direction, text: &str) -> String {
-        let body = Body::Bytes(text.as_bytes().to_vec().into());
-        let message = Message { direction, correlation_id: String::new(), body };
-        of(&message, Timestamp::from_millisecond(1_795_305_600_123).unwrap())
+    fn line(direction: Direction, text: &'static str) -> String {
+        let mut message = Message::new(direction, text);
+        message.received = Timestamp::from_millisecond(1_795_305_600_123).unwrap().into();
+        of(&message)
     }
 
     #[test]

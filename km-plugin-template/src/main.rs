@@ -9,7 +9,7 @@ struct ConsoleLogger;
 
 impl Plugin for ConsoleLogger {
     fn message(&mut self, message: &Message) -> Result {
-        println!("{}", line::of(message, jiff::Timestamp::now()));
+        println!("{}", line::of(message));
         Ok(())
     }
 }

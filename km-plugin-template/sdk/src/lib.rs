@@ -35,7 +35,9 @@
 #![warn(missing_docs)]
 
 mod access;
+mod batch;
 mod commandline;
+mod deliver;
 mod gate;
 pub mod identity;
 mod message;
@@ -44,10 +46,12 @@ mod protocol2;
 mod worker;
 
 pub use access::{Access, Api, Token, error, event, feature};
+pub use batch::Batch;
+pub use bytes::Bytes;
 pub use km_package::tier::Tier;
 pub use km_proto::Direction;
 pub use km_proto::jsonrpc::{Kind, Summary};
-pub use message::{Body, Message};
+pub use message::{Body, Message, SessionId};
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -89,11 +93,33 @@ pub trait Plugin: Send + 'static {
         Ok(())
     }
 
-    /// The next message, in order.
+    /// The next message, in order. This, or [`Plugin::batch`], is what a plugin consists of.
     ///
     /// # Errors
     /// Counted and logged by `km`; the next message comes all the same.
-    fn message(&mut self, message: &Message) -> Result;
+    fn message(&mut self, message: &Message) -> Result {
+        let _ = message;
+        Ok(())
+    }
+
+    /// The next messages, for a plugin that does better with many at once; else [`Plugin::message`] gets
+    /// each of them.
+    ///
+    /// # Errors
+    /// Each message of the batch that [`Batch::handled`] has not named counts as failed.
+    fn batch(&mut self, batch: &Batch) -> Result {
+        batch.each(|message| self.message(message));
+        Ok(())
+    }
+
+    /// The highest sequence number of this session that the plugin has kept where a crash does not reach
+    /// it: what `km` sends starts after that. Asked before the first message of a session, and again when
+    /// the plugin or the connection had to be started anew. A plugin that keeps it together with what it
+    /// makes of the messages sees each of them exactly once; without it, after a crash some come twice.
+    fn position(&mut self, session: &SessionId) -> Option<u64> {
+        let _ = session;
+        None
+    }
 
     /// An error in the session that is no message, such as the server's crash.
     ///
@@ -139,6 +165,8 @@ pub struct About {
     pub features: &'static [&'static str],
     /// What its process wants to reach.
     pub permissions: Permissions,
+    /// Whether `km` keeps for the next session what it could not deliver in one.
+    pub durable: bool,
 }
 
 /// What a plugin's process wants to reach; as `permissions` in `[package.metadata.km]`.
@@ -165,6 +193,12 @@ impl About {
         Self { permissions, ..self }
     }
 
+    /// Has `km` keep for the next session what it could not deliver in one.
+    #[must_use]
+    pub const fn durable(self) -> Self {
+        Self { durable: true, ..self }
+    }
+
     /// The plugin's name.
     pub fn name(&self) -> &'static str {
         self.package.strip_prefix(km_package::name::EXECUTABLE_PREFIX).unwrap_or(self.package)
@@ -186,6 +220,7 @@ macro_rules! about {
             required_tier: $tier,
             features: &[],
             permissions: $crate::Permissions { network: &[], read: &[], write: &[] },
+            durable: false,
         }
     };
 }
@@ -223,12 +258,12 @@ fn run(
     let worker = Worker::start(plugin).map_err(ServeError::Start)?;
     runtime.block_on(async {
         let mut routes = RoutesBuilder::default();
-        let gate = Arc::new(Gate::new(about, stamp));
+        let (gate, leave) = (Arc::new(Gate::new(about, stamp)), Leave::default());
         routes.add_service(Protocol1::new(Arc::clone(&gate), worker.clone()).into_server());
         if startup.version() >= 2 {
-            routes.add_service(Protocol2::new(gate, worker.clone()).into_server());
+            routes.add_service(Protocol2::new(gate, worker.clone(), leave.clone()).into_server());
         }
-        let served = startup.serve(Leave::default(), routes).await;
+        let served = startup.serve(leave, routes).await;
         worker.stop().await;
         served
     })

@@ -11,6 +11,7 @@ use km_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
+use crate::batch::{Batch, Progress};
 use crate::gate::Gate;
 use crate::message::Message;
 use crate::worker::Worker;
@@ -35,7 +36,10 @@ impl Protocol1 {
 
     async fn message(&self, message: Message) -> Result {
         self.gate.is_open()?;
-        self.worker.run(move |plugin| plugin.message(&message)).await
+        let progress = Arc::new(Progress::new(Arc::clone(&self.gate), None));
+        let batch = Batch::new(vec![message], Arc::clone(&progress));
+        self.worker.run(move |plugin| batch.hand_to(plugin)).await?;
+        progress.verdict()
     }
 }
 
@@ -100,7 +104,7 @@ impl KilometersPlugin for Protocol1 {
     /// The host announces the end of the session; the plugin stops when it is told to leave.
     async fn shutdown(&self, _: Request<ShutdownRequest>) -> Answer<ShutdownResponse> {
         // Answers after everything before it was handled.
-        let (success, error) = verdict(self.worker.run(|_| Ok(())).await);
+        let (success, error) = verdict(self.worker.run(|_| ()).await);
         Ok(Response::new(ShutdownResponse { success, error }))
     }
 
@@ -116,7 +120,9 @@ impl KilometersPlugin for Protocol1 {
     async fn handle_error(&self, request: Request<HandleErrorRequest>) -> Answer<HandleErrorResponse> {
         let HandleErrorRequest { error_message, error_type } = request.into_inner();
         let handled = match self.gate.is_open() {
-            Ok(()) => self.worker.run(move |plugin| plugin.error(&error_message, &error_type)).await,
+            Ok(()) => {
+                self.worker.run(move |plugin| plugin.error(&error_message, &error_type)).await.flatten()
+            }
             Err(error) => Err(error.into()),
         };
         let (success, error) = verdict(handled);

@@ -1,32 +1,40 @@
-//! Protocol 2 on top of a [`Plugin`](crate::Plugin): who it is, and authentication by token.
+//! Protocol 2 on top of a [`Plugin`](crate::Plugin): who it is, authentication by token, messages.
 
 use std::sync::Arc;
 
+use go_plugin::plugin::Leave;
 use km_proto::v2::kilometers_plugin_server::{KilometersPlugin, KilometersPluginServer};
 use km_proto::v2::{
-    AuthenticateRequest, AuthenticateResponse, DeliverRequest, DeliverResponse, DescribeRequest,
-    DescribeResponse, Identity, Limits, Permissions,
+    AuthenticateRequest, AuthenticateResponse, DeliverRequest, DescribeRequest, DescribeResponse, Identity,
+    Limits, Permissions,
 };
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::{Access, Api, Token};
+use crate::deliver::{Delivery, Responses};
 use crate::gate::{Credentials, Gate};
 use crate::identity::Stamp;
-use crate::protocol1::MAX_REQUEST;
 use crate::worker::Worker;
+
+/// Longest message that is taken, in bytes.
+pub(crate) const MAX_MESSAGE: usize = 64 << 20;
+/// Largest request: such a message need not come in pieces.
+const MAX_REQUEST: usize = MAX_MESSAGE + (1 << 20);
 
 pub(crate) struct Protocol2 {
     gate: Arc<Gate>,
     worker: Worker,
+    delivery: Delivery,
 }
 
 impl Protocol2 {
-    pub(crate) fn new(gate: Arc<Gate>, worker: Worker) -> Self {
-        Self { gate, worker }
+    pub(crate) fn new(gate: Arc<Gate>, worker: Worker, leave: Leave) -> Self {
+        let delivery = Delivery::new(Arc::clone(&gate), worker.clone(), leave);
+        Self { gate, worker, delivery }
     }
 
     pub(crate) fn into_server(self) -> KilometersPluginServer<Self> {
-        KilometersPluginServer::new(self)
+        KilometersPluginServer::new(self).max_decoding_message_size(MAX_REQUEST)
     }
 }
 
@@ -34,10 +42,10 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl KilometersPlugin for Protocol2 {
-    type DeliverStream = tokio_stream::Empty<std::result::Result<DeliverResponse, Status>>;
+    type DeliverStream = Responses;
 
-    async fn deliver(&self, _: Request<Streaming<DeliverRequest>>) -> Answer<Self::DeliverStream> {
-        Err(Status::unimplemented("messages come by protocol 1"))
+    async fn deliver(&self, request: Request<Streaming<DeliverRequest>>) -> Answer<Responses> {
+        Ok(Response::new(self.delivery.open(request.into_inner()).await?))
     }
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Answer<DescribeResponse> {
@@ -62,8 +70,8 @@ impl KilometersPlugin for Protocol2 {
                 write: texts(about.permissions.write),
             }),
             identity,
-            limits: Some(Limits { max_message: MAX_REQUEST as u64 }),
-            durable: false,
+            limits: Some(Limits { max_message: MAX_MESSAGE as u64 }),
+            durable: about.durable,
         }))
     }
 

@@ -35,13 +35,17 @@ impl Ids {
         Ok(Self { session: hex::encode(random), next: 0 })
     }
 
-    /// Correlation ids are unique in a session. Where one is missing or too long, a number does.
+    /// `km`'s session and its number there, which are the same when it delivers a message again. Without
+    /// a session the correlation id, which is unique in it; where that is missing, too, a number does.
     fn of(&mut self, message: &Message) -> String {
         let Self { session, next } = self;
         *next += 1;
-        let id = format!("{session}-{}", message.correlation_id);
-        let fits = !message.correlation_id.is_empty() && id.len() <= MAX_ID;
-        if fits { id } else { format!("{session}-#{next}") }
+        let id = match &message.session {
+            Some(session) => format!("{session}-{}", message.sequence),
+            None if message.correlation_id.is_empty() => String::new(),
+            None => format!("{session}-{}", message.correlation_id),
+        };
+        if (1..=MAX_ID).contains(&id.len()) { id } else { format!("{session}-#{next}") }
     }
 }
 
@@ -79,22 +83,25 @@ enum Content {
     },
 }
 
-/// The event of a message that was seen at a time, as JSON and without secrets.
-pub(crate) fn of(message: &Message, time: Timestamp, ids: &mut Ids) -> serde_json::Result<String> {
+/// The event of a message, as JSON and without secrets.
+pub(crate) fn of(message: &Message, ids: &mut Ids) -> serde_json::Result<String> {
     let Summary { kind, method, id } = message.summary();
     let content = match &message.body {
-        Body::TooLarge { sha256, .. } => Content::Digest { sha256: sha256.clone() },
-        Body::Bytes(bytes) if kind != Kind::Invalid && bytes.len() > MAX_MESSAGE => digest(bytes),
+        Body::Cut { sha256, .. } | Body::TooLarge { sha256, .. } => {
+            Content::Digest { sha256: sha256.clone() }
+        }
+        Body::Bytes(bytes) if *kind != Kind::Invalid && bytes.len() > MAX_MESSAGE => digest(bytes),
         Body::Bytes(bytes) => content(bytes),
     };
     let event = Event {
         id: ids.of(message),
-        time,
+        // A time that is out of all bounds is none.
+        time: Timestamp::try_from(message.received).unwrap_or_default(),
         direction: message.direction.as_str(),
         correlation_id: cut(&message.correlation_id, MAX_NAME),
         kind: kind.as_str(),
-        method: method.map(|method| cut(&redact::text(&method), MAX_NAME).to_owned()),
-        request_id: id.and_then(|id| request_id(&id)),
+        method: method.as_deref().map(|method| cut(&redact::text(method), MAX_NAME).to_owned()),
+        request_id: id.as_deref().and_then(request_id),
         size: message.size(),
         content,
     };
@@ -143,7 +150,7 @@ fn cut(text: &str, most: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use km_plugin::Direction;
+    use km_plugin::{Bytes, Direction};
     use serde_json::{Map, Value, json};
 
     use super::*;
@@ -156,10 +163,15 @@ mod tests {
         (id, data)
     }
 
-    fn data_of(body: Body) -> Map<String, Value> {
-        let message = Message { direction: Direction::Inbound, correlation_id: "7".to_owned(), body };
-        let mut ids = Ids::new().unwrap();
-        let event = of(&message, TIME.parse().unwrap(), &mut ids).unwrap();
+    fn message(data: impl Into<Bytes>, correlation_id: &str) -> Message {
+        let mut message = Message::new(Direction::Inbound, data);
+        message.received = TIME.parse::<Timestamp>().unwrap().into();
+        message.correlation_id = correlation_id.to_owned();
+        message
+    }
+
+    fn data_of(message: &Message) -> Map<String, Value> {
+        let event = of(message, &mut Ids::new().unwrap()).unwrap();
         // What the server sees is what is in a batch.
         let batch: km_plugin::event::EventBatch =
             serde_json::from_str(&format!("{{\"events\":[{event}]}}")).unwrap();
@@ -170,7 +182,7 @@ mod tests {
     }
 
     fn data(bytes: impl AsRef<[u8]>) -> Map<String, Value> {
-        data_of(Body::Bytes(bytes.as_ref().to_vec().into()))
+        data_of(&message(bytes.as_ref().to_vec(), "7"))
     }
 
     #[test]
@@ -190,12 +202,7 @@ mod tests {
     #[test]
     fn ids_are_the_session_s_and_the_message_s() {
         let mut ids = Ids::new().unwrap();
-        let mut id = |correlation_id: &str| {
-            let body = Body::Bytes("{}".into());
-            let message =
-                Message { direction: Direction::Inbound, correlation_id: correlation_id.to_owned(), body };
-            read(&of(&message, TIME.parse().unwrap(), &mut ids).unwrap()).0
-        };
+        let mut id = |correlation_id: &str| read(&of(&message("{}", correlation_id), &mut ids).unwrap()).0;
         let (session, seven) = id("7").split_once('-').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
         assert_eq!((session.len(), seven.as_str()), (32, "7"));
         assert_eq!(id("7"), format!("{session}-7"));
@@ -206,12 +213,21 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_is_delivered_again_has_the_same_id() {
+        let id = |session: &str| {
+            let mut message = message("{}", "7");
+            (message.session, message.sequence) = (Some(session.into()), 9);
+            read(&of(&message, &mut Ids::new().unwrap()).unwrap()).0
+        };
+        assert_eq!(id("0a1b"), "0a1b-9");
+        assert!(id(&"x".repeat(MAX_ID)).ends_with("-#1"));
+    }
+
+    #[test]
     fn a_message_without_secrets_is_sent_to_the_byte() {
-        let message = r#"{ "n" : 12345678901234567890123, "x": 1.10 }"#;
-        let body = Body::Bytes(message.as_bytes().to_vec().into());
-        let message_ = Message { direction: Direction::Outbound, correlation_id: "1".to_owned(), body };
-        let event = of(&message_, TIME.parse().unwrap(), &mut Ids::new().unwrap()).unwrap();
-        assert!(event.contains(message), "{event}");
+        let text = r#"{ "n" : 12345678901234567890123, "x": 1.10 }"#;
+        let event = of(&message(text, "1"), &mut Ids::new().unwrap()).unwrap();
+        assert!(event.contains(text), "{event}");
     }
 
     #[test]
@@ -268,10 +284,16 @@ mod tests {
         assert!(grows.len() < MAX_MESSAGE);
         assert_eq!(data(&grows)["sha256"], hex::encode(Sha256::digest(&grows)));
 
-        let summary = Summary { kind: Kind::Request, method: Some("m".to_owned()), id: Some("7".to_owned()) };
-        let event = data_of(Body::TooLarge { size: 5 << 20, sha256: "ab".to_owned(), summary });
-        assert_eq!(event["size"], 5 << 20);
-        assert_eq!((&event["sha256"], &event["request_id"]), (&json!("ab"), &json!(7)));
+        let head = r#"{"id":7,"method":"m"}"#;
+        let (size, sha256) = (5 << 20, "ab".to_owned());
+        let cut = Body::Cut { first: head.into(), size, sha256: sha256.clone() };
+        for body in [Body::TooLarge { size, sha256 }, cut] {
+            let mut message = message(head, "7");
+            message.body = body;
+            let event = data_of(&message);
+            assert_eq!(event["size"], 5 << 20);
+            assert_eq!((&event["sha256"], &event["request_id"]), (&json!("ab"), &json!(7)));
+        }
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use jiff::Timestamp;
 use km_plugin::{Access, Message};
 use tokio::sync::{Notify, watch};
 
@@ -85,7 +84,7 @@ impl Sender {
         if !self.shared.lock().takes_events() {
             return Ok(());
         }
-        let event = event::of(message, Timestamp::now(), &mut self.ids)?;
+        let event = event::of(message, &mut self.ids)?;
         self.shared.lock().push(event, Instant::now());
         self.shared.changed.notify_one();
         if self.thread.is_none() {

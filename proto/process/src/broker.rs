@@ -18,7 +18,7 @@ use tonic::Streaming;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::channel::{self, Channel, ConnectError, WINDOW};
+use crate::channel::{self, CONNECTION_WINDOW, Channel, ConnectError, MAX_FRAME, STREAM_WINDOW};
 use crate::handshake::Address;
 use crate::peer::Peer;
 use crate::services::ConnInfo;
@@ -279,8 +279,9 @@ impl Offer {
         let tls = security.as_ref().map(|security| Arc::clone(&security.server));
         let incoming = self.socket.incoming(*peer, tls)?;
         let serving = Server::builder()
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(MAX_FRAME)
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, self.broker.closed());
         Ok(serving.await?)

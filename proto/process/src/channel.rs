@@ -23,9 +23,13 @@ use crate::handshake::Address;
 use crate::peer::{Peer, Stranger};
 use crate::tls::SERVER_NAME;
 
-/// Flow-control window in bytes, for streams and connection: the default of 64 KiB costs a round
-/// trip for every larger message.
-pub(crate) const WINDOW: u32 = 1 << 20;
+/// Flow-control window of a stream, in bytes: the default of 64 KiB costs a round trip for every larger
+/// message.
+pub(crate) const STREAM_WINDOW: u32 = 8 << 20;
+/// That of the connection: a stream that nobody reads leaves room for calls.
+pub(crate) const CONNECTION_WINDOW: u32 = 2 * STREAM_WINDOW;
+/// Largest frame that is taken, in bytes: the default of 16 KiB makes many of every larger message.
+pub(crate) const MAX_FRAME: u32 = 1 << 20;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -108,8 +112,9 @@ impl Channel {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(MAX_FRAME)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;

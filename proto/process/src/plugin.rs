@@ -14,7 +14,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::broker::{Announcements, Broker};
-use crate::channel::WINDOW;
+use crate::channel::{CONNECTION_WINDOW, MAX_FRAME, STREAM_WINDOW};
 use crate::handshake::{self, Address, Cookie, HandshakeLine};
 use crate::peer::Peer;
 use crate::services::Empty;
@@ -178,8 +178,9 @@ impl Startup {
         self.stdout.watch_host(leave.clone());
 
         let serving = Server::builder()
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(MAX_FRAME)
             .add_routes(routes.routes())
             .serve_with_incoming_shutdown(incoming, leave.asked());
         tokio::select! {

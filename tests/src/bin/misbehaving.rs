@@ -75,6 +75,7 @@ fn serve(file: String, mode: Mode, required_tier: Tier) -> ExitCode {
         required_tier,
         features: &[],
         permissions: Permissions::default(),
+        durable: false,
     };
     km_plugin::serve(about, Misbehaving { mode, messages: 0 })
 }

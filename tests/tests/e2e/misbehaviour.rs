@@ -68,12 +68,12 @@ fn seen(mode: Mode) -> Seen {
         Mode::AnswersLate => Seen {
             monitor: "plugin answers-late: 2 of 2 messages were not delivered",
             status: None,
-            test: &["message"],
+            test: &["message", "deliver"],
         },
         Mode::Crashes => Seen {
             monitor: "plugin crashes: all 2 messages were delivered",
             status: None,
-            test: &["odd-messages"],
+            test: &["odd-messages", "deliver"],
         },
         Mode::IgnoresStop => Seen {
             monitor: "plugin ignores-stop: all 2 messages were delivered",
@@ -92,6 +92,7 @@ fn seen(mode: Mode) -> Seen {
                 "message-3.9-mib",
                 "thousand-messages",
                 "again",
+                "deliver",
             ],
         },
         Mode::ErrorsOut => Seen {

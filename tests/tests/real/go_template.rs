@@ -126,6 +126,12 @@ fn whole_way() {
         "token",
         "tokens-refused",
         "token-renewed",
+        "deliver-early",
+        "deliver",
+        "deliver-large",
+        "deliver-many",
+        "deliver-resumed",
+        "deliver-ended",
         // What the library of Go plugins leaves undone.
         "sigterm",
         "host-gone",
@@ -191,9 +197,21 @@ fn paid() {
     let package = &author.build(&whom)[0];
     // `wrong-key` is not skipped any more.
     let not_passed = author.not_passed(package, &["--api-key", API_KEY]);
-    let expected =
-        ["describe", "token", "tokens-refused", "token-renewed", "sigterm", "host-gone"].map(str::to_owned);
-    assert_eq!(not_passed, expected);
+    let expected = [
+        "describe",
+        "token",
+        "tokens-refused",
+        "token-renewed",
+        "deliver-early",
+        "deliver",
+        "deliver-large",
+        "deliver-many",
+        "deliver-resumed",
+        "deliver-ended",
+        "sigterm",
+        "host-gone",
+    ];
+    assert_eq!(not_passed, expected.map(str::to_owned));
     let test = ["test", file_of(package), "--key", "keys/release.pub.pem", "--api-key", "another"];
     let refused = author.0.km_pack(test).expect(8).text();
     assert!(refused.contains("the API key it was built for is needed"), "{refused}");

@@ -133,6 +133,12 @@ fn conformance(go: &Path) {
         "token skipped",
         "tokens-refused skipped",
         "token-renewed skipped",
+        "deliver-early skipped",
+        "deliver skipped",
+        "deliver-large skipped",
+        "deliver-many skipped",
+        "deliver-resumed skipped",
+        "deliver-ended skipped",
         "sigterm warned",
         "host-gone warned",
     ];

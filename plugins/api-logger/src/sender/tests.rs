@@ -5,7 +5,7 @@ mod server;
 
 use std::net::TcpListener;
 
-use km_plugin::{Api, Body, Direction, Tier, Token, feature};
+use km_plugin::{Api, Direction, Tier, Token, feature};
 
 use super::*;
 use server::{DEADLINE, Reply, Request, Server};
@@ -49,9 +49,10 @@ impl Fixture {
     fn messages(&mut self, count: u32) {
         for _ in 0..count {
             self.next += 1;
-            let body = Body::Bytes(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, self.next).into());
-            let correlation_id = self.next.to_string();
-            self.sender.message(&Message { direction: Direction::Outbound, correlation_id, body }).unwrap();
+            let data = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, self.next);
+            let mut message = Message::new(Direction::Outbound, data);
+            message.correlation_id = self.next.to_string();
+            self.sender.message(&message).unwrap();
         }
     }
 
