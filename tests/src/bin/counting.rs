@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         required_tier: Tier::Free,
         features: &[],
         permissions: Permissions::default(),
+        durable: false,
     };
     km_plugin::serve(about, Counting::default())
 }
