@@ -32,6 +32,9 @@ pub(super) struct Monitor {
     /// Memory for messages that wait for one plugin; past it they wait on disk
     #[arg(long, value_name = "SIZE", default_value = "1MB", value_parser = parse_size)]
     buffer_size: usize,
+    /// Print at the end which methods were called, how often, and how long answers took
+    #[arg(long)]
+    summary: bool,
     /// The server's command and its arguments
     #[arg(
         last = true,
@@ -51,7 +54,12 @@ impl Monitor {
         let selection = Selection { names: self.plugin.clone(), buffer_size: self.buffer_size };
         let plugins = (!self.no_plugins).then_some(selection);
         monitor::run(
-            MonitorOptions { command: self.command.clone(), plugins, verbose: output.verbose() > 0 },
+            MonitorOptions {
+                command: self.command.clone(),
+                plugins,
+                summary: self.summary,
+                verbose: output.verbose() > 0,
+            },
             environment,
         )
     }

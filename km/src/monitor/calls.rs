@@ -1,5 +1,6 @@
 //! How often each method was called in a session, how it ended, and how long that took.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -168,11 +169,16 @@ impl Row {
     }
 }
 
-/// What people see of it.
-pub(crate) fn table(reports: &[CallReport]) -> String {
-    if reports.is_empty() {
-        return "no calls\n".to_owned();
+/// What is said of a session at its end.
+pub(super) fn summary(calls: &Mutex<Calls>) -> String {
+    let reports = calls.lock().unwrap_or_else(PoisonError::into_inner).reports();
+    match reports.len() {
+        0 => "no calls in this session".to_owned(),
+        _ => format!("calls in this session\n{}", table(&reports).trim_end()),
     }
+}
+
+fn table(reports: &[CallReport]) -> String {
     let row = |report: &CallReport| {
         let tool = report.tool.iter().map(String::as_str);
         let name = std::iter::once(report.method.as_str()).chain(tool).collect::<Vec<_>>().join(" ");
@@ -245,7 +251,7 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("1      0       1           0          -        -\n"), "{text}");
-        assert_eq!(table(&[]), "no calls\n");
+        assert_eq!(summary(&Mutex::default()), "no calls in this session");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::tap::Piece;
 
 /// What became of what passed.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "handed on at once, and nearly always the large one")]
 pub(super) enum Observed {
     /// A message.
     Message(Message),

@@ -6,12 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use km_package::failure::{Failure, Kind};
 use km_proto::Direction;
 
+use super::calls::{self, Calls};
 use super::relay::{Ended, Progress, pump};
 use super::remarks::Remarks;
 use super::tap::{Framing, StreamKind, Tap, tap};
@@ -43,6 +45,8 @@ pub(crate) struct MonitorOptions {
     pub(crate) command: Vec<OsString>,
     /// Which plugins; none without a selection.
     pub(crate) plugins: Option<Selection>,
+    /// Say at the end what was called, with or without plugins.
+    pub(crate) summary: bool,
     /// Say at the end what was delivered, too.
     pub(crate) verbose: bool,
 }
@@ -76,15 +80,17 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
     watch_server(&guard, events.clone()).map_err(local)?;
 
     let (tap, reader) = tap();
-    let tap = options.plugins.is_some().then_some(tap);
+    let calls: Option<Arc<Mutex<Calls>>> = options.summary.then(Arc::default);
+    let tap = (options.plugins.is_some() || calls.is_some()).then_some(tap);
     let progress = Progress::new();
     let relay = Relay { tap: tap.clone(), progress: progress.clone(), events };
     relay.start(client_in, stdin, Direction::Inbound).map_err(local)?;
     relay.start(stdout, client_out, Direction::Outbound).map_err(local)?;
-    let watchers = match options.plugins {
-        Some(selection) => {
-            let guard = guard.try_clone().map_err(local)?;
-            Some(Watchers::start(environment, selection, reader, guard, options.verbose).map_err(local)?)
+    let watchers = match &tap {
+        Some(_) => {
+            let (guard, calls) = (guard.try_clone().map_err(local)?, calls.clone());
+            let MonitorOptions { plugins, verbose, .. } = options;
+            Some(Watchers::start(environment, plugins, reader, guard, calls, verbose).map_err(local)?)
         }
         None => None,
     };
@@ -105,6 +111,9 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
     let _ = leftovers.join();
     // What plugins left, and the server's if its guard was killed.
     guard::end_orphans();
+    if let Some(calls) = calls {
+        words.push(calls::summary(&calls));
+    }
     if let Err(e) = &status {
         words.push(format!("the server's guard is gone, and with it the server: {e}"));
     }

@@ -10,6 +10,7 @@ use km_package::failure::{Failure, Kind};
 use km_package::name::PluginName;
 use tokio::sync::{oneshot, watch};
 
+use super::calls::Calls;
 use super::control;
 use super::observe::{Observed, Observer};
 use super::queue::Queue;
@@ -62,12 +63,14 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
-    /// Starts the thread. Whatever goes wrong on it is said, and stops nothing else.
+    /// Starts the thread. Whatever goes wrong on it is said, and stops nothing else. With `calls`, these
+    /// are counted with or without plugins.
     pub(super) fn start(
         environment: Environment,
-        selection: Selection,
+        selection: Option<Selection>,
         tap: TapReader,
         guard: Guard,
+        calls: Option<Arc<Mutex<Calls>>>,
         verbose: bool,
     ) -> io::Result<Self> {
         let (orders, receiver) = watch::channel(Order::Run);
@@ -75,8 +78,17 @@ impl Watchers {
         let queues = Arc::new(OnceLock::new());
         let found = Arc::clone(&queues);
         thread::Builder::new().name("plugins".to_owned()).spawn(move || {
-            if let Err(failure) = run(&environment, &selection, tap, guard, receiver, &found) {
+            let mut tap = Some(tap);
+            let counted = calls.clone().unwrap_or_default();
+            if let Some(selection) = selection
+                && let Err(failure) =
+                    run(&environment, &selection, &mut tap, guard, receiver, &found, counted)
+            {
                 Remarks.say(&format!("no plugins in this session: {failure}"));
+            }
+            // Plugins would have taken it.
+            if let (Some(tap), Some(calls)) = (tap, calls) {
+                observe(&tap, calls, |_| {});
             }
             drop(running);
         })?;
@@ -110,10 +122,11 @@ impl Watchers {
 fn run(
     environment: &Environment,
     selection: &Selection,
-    tap: TapReader,
+    tap: &mut Option<TapReader>,
     guard: Guard,
     orders: watch::Receiver<Order>,
     found: &OnceLock<Vec<Arc<Queue>>>,
+    calls: Arc<Mutex<Calls>>,
 ) -> Result<(), Failure> {
     let home = Home::find(environment)?;
     let (trust, config) = (Trust::load(&home)?, Config::load(&home)?);
@@ -138,7 +151,8 @@ fn run(
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Kind::Local, e))?;
-    let (framer, first) = hand_out(tap, &watchers)?;
+    let Some(tap) = tap.take() else { return Ok(()) };
+    let (framer, first) = hand_out(tap, calls, &watchers)?;
     runtime.block_on(supervise(Arc::new(context), &watchers, first, orders));
     // A blocked read of a file must not hold up the end.
     runtime.shutdown_background();
@@ -181,14 +195,14 @@ fn discover(
 /// first message.
 fn hand_out(
     tap: TapReader,
+    calls: Arc<Mutex<Calls>>,
     watchers: &[Watcher],
 ) -> Result<(thread::JoinHandle<()>, oneshot::Receiver<()>), Failure> {
     let (first, heard) = oneshot::channel();
     let queues: Vec<Arc<Queue>> = watchers.iter().map(|watcher| Arc::clone(&watcher.queue)).collect();
     let work = move || {
         let mut first = Some(first);
-        let mut observer = Observer::new(MAX_MESSAGE, Arc::default());
-        let mut hand_out = |observed: Observed| {
+        observe(&tap, calls, |observed| {
             if let Some(first) = first.take() {
                 let _ = first.send(());
             }
@@ -198,11 +212,7 @@ fn hand_out(
                     Observed::Lost { first, count } => queue.lost(*first, *count),
                 }
             }
-        };
-        while let Some(piece) = tap.next() {
-            observer.take(piece, &mut hand_out);
-        }
-        observer.finish(&mut hand_out);
+        });
         queues.iter().for_each(|queue| queue.close());
     };
     let framer = thread::Builder::new()
@@ -210,6 +220,15 @@ fn hand_out(
         .spawn(work)
         .map_err(|e| Failure::new(Kind::Local, e))?;
     Ok((framer, heard))
+}
+
+/// Makes messages of what passes until the session has ended.
+fn observe(tap: &TapReader, calls: Arc<Mutex<Calls>>, mut on_observed: impl FnMut(Observed)) {
+    let mut observer = Observer::new(MAX_MESSAGE, calls);
+    while let Some(piece) = tap.next() {
+        observer.take(piece, &mut on_observed);
+    }
+    observer.finish(&mut on_observed);
 }
 
 /// Runs every plugin from the first message to the end of the session.
