@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::jsonrpc::Kind;
@@ -156,7 +156,7 @@ enum Place {
 impl<'a> Members<'a> {
     fn read(&mut self, text: &'a str) -> serde_json::Result<()> {
         match self.read_into(text, Depth::All) {
-            // It may be that a value is just not the object that it should be.
+            // It may be JSON all the same: half a surrogate pair or `1e999` in place of an object.
             Err(e) if !e.is_eof() => {
                 *self = Self::default();
                 self.read_into(text, Depth::Message)
@@ -236,7 +236,7 @@ enum Depth {
     Message,
 }
 
-/// Reads the members of one object.
+/// Reads the members of one object; any other value is passed over.
 struct Object<'m, 'a> {
     place: Place,
     depth: Depth,
@@ -247,7 +247,7 @@ impl<'a> DeserializeSeed<'a> for Object<'_, 'a> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'a>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_map(self)
+        json.deserialize_any(self)
     }
 }
 
@@ -256,6 +256,34 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, seq: A) -> Result<(), A::Error> {
+        IgnoredAny.visit_seq(seq).map(drop)
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {

@@ -240,3 +240,35 @@ fn only_the_plugins_that_were_asked_for_are_started_and_none_before_the_first_me
     silent.send(b"");
     assert_eq!(silent.finish().expect(0).stderr, "");
 }
+
+/// The server asks with the id of the call that it works on, and its second question stays open.
+#[test]
+fn what_was_called_is_said_at_the_end_with_or_without_plugins() {
+    let environment = with(Mode::Counts);
+    let script = r#"
+        read -r call; echo '{"id":1,"method":"sampling/createMessage"}'
+        read -r answer; echo '{"id":1,"result":{"isError":true}}'; echo '{"id":2,"method":"roots/list"}'"#;
+    for plugins in [&["--no-plugins"][..], &[]] {
+        let arguments = [&["--summary"], plugins, &["--", "sh", "-c", script]].concat();
+        let mut session = Session::start(&environment, &arguments);
+        session.send(b"{\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"echo\"}}\n");
+        assert!(session.line().contains("sampling"));
+        session.send(b"{\"id\":1,\"result\":{}}\n");
+        assert!(session.line().contains("isError") && session.line().contains("roots"));
+        let stderr = session.finish().expect(0).stderr;
+        let rows: Vec<String> = stderr
+            .lines()
+            .skip_while(|line| *line != "km: calls in this session")
+            .skip(2)
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        let expected = [
+            "client tools/call 1 1 0 0",
+            "client tools/call echo 1 1 0 0",
+            "server roots/list 1 0 1 0",
+            "server sampling/createMessage 1 0 0 0",
+        ];
+        let is_said = |counts: &&str| rows.iter().any(|row| row.starts_with(&format!("{counts} ")));
+        assert!(expected.iter().all(is_said), "{stderr}");
+    }
+}
