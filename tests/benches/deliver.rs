@@ -25,6 +25,8 @@ struct Run {
     per_second: f64,
     /// For each message, in microseconds.
     cpu: f64,
+    /// How much of all arrived.
+    share: f64,
 }
 
 fn main() {
@@ -53,13 +55,14 @@ fn print(ours: &[Run], theirs: &[Run]) {
             name.to_owned(),
             format!("{:.0}", median(rates(runs))),
             format!("{:.1}", median_ratio(&rates(runs), &rates(theirs))),
+            format!("{:.2} %", 100.0 * runs.iter().map(|run| run.share).fold(1.0, f64::min)),
             format!("{:.2} µs", median(costs(runs))),
             format!("1/{:.1}", median_ratio(&costs(theirs), &costs(runs))),
         ]
     };
     let title = format!("messages of {SIZE} bytes to one plugin, median of {} rounds", ours.len());
     print_table(
-        &[&title, "messages/s", "× Go", "CPU per message", "of Go's"],
+        &[&title, "messages/s", "× Go", "at least delivered", "CPU per message", "of Go's"],
         &[
             row("Go host, Go plugin, one unary call each, mutual TLS", theirs),
             row("`km monitor`, plugin with our SDK, protocol 2", ours),
@@ -84,11 +87,14 @@ fn km(messages: usize) -> Run {
     let (busy, stderr) = monitored(messages);
     let server = alone(messages).saturating_sub(alone(1));
     let (counted, took) = counted(&stderr);
-    assert_eq!(counted, messages, "not all were delivered: {stderr}");
+    if counted < messages {
+        println!("not all were delivered: {stderr}");
+    }
     let cpu = busy.saturating_sub(idle).saturating_sub(server);
     Run {
-        per_second: (counted - 1) as f64 / took.as_secs_f64(),
+        per_second: counted.saturating_sub(1) as f64 / took.as_secs_f64(),
         cpu: cpu.as_secs_f64() * 1e6 / counted as f64,
+        share: counted as f64 / messages as f64,
     }
 }
 
@@ -128,5 +134,5 @@ fn go_host(go: &Path, messages: usize) -> Run {
     let (idle, _) = run(0);
     let (busy, per_second) = run(messages);
     let cpu = busy.saturating_sub(idle);
-    Run { per_second, cpu: cpu.as_secs_f64() * 1e6 / messages as f64 }
+    Run { per_second, cpu: cpu.as_secs_f64() * 1e6 / messages as f64, share: 1.0 }
 }

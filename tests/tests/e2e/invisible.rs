@@ -36,16 +36,16 @@ impl Setting {
     fn command(&self, script: &str) -> Command {
         let mut command = self.environment.command("km");
         command.arg("monitor").args(self.arguments).args(["--", "sh", "-c", script]);
-        piped(command)
+        under(&SIGNALS, &command)
     }
 
     /// The same server without `km`, in the same environment and folder.
     fn directly(&self, script: &str) -> Command {
         let km = self.environment.command("km");
         let mut command = Command::new("sh");
-        command.args(["-c", script]).env_clear().envs(km.get_envs().filter_map(|(k, v)| Some((k, v?))));
-        command.current_dir(km.get_current_dir().unwrap());
-        piped(command)
+        command.args(["-c", script]).current_dir(km.get_current_dir().unwrap());
+        command.envs(km.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        under(&SIGNALS, &command)
     }
 
     fn start(&self, script: &str) -> Session {
@@ -53,9 +53,21 @@ impl Setting {
     }
 }
 
+/// Signals as a shell in the foreground gives them, wherever tests run.
+const SIGNALS: [&str; 2] = ["env", "--default-signal"];
+
 fn piped(mut command: Command) -> Command {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// A command started by another, with pipes.
+fn under(starter: &[&str], command: &Command) -> Command {
+    let mut started = Command::new(starter[0]);
+    started.args(&starter[1..]).arg(command.get_program()).args(command.get_args());
+    started.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    started.current_dir(command.get_current_dir().unwrap());
+    piped(started)
 }
 
 /// What a client sees of a session.
@@ -521,14 +533,10 @@ fn a_full_disk_changes_nothing_and_what_is_lost_is_said() {
     let input = line.repeat(200);
     in_each(|setting| {
         // Files that may not grow are a full disk; the least of what waits is in memory.
-        let km = setting.environment.command("km");
-        let mut command = Command::new("prlimit");
-        command.arg("--fsize=0").arg(km.get_program()).args(["monitor", "--buffer-size", "0"]);
-        command.args(setting.arguments).args(["--", "sh", "-c", "cat; exit 9"]).env_clear();
-        command
-            .envs(km.get_envs().filter_map(|(k, v)| Some((k, v?))))
-            .current_dir(km.get_current_dir().unwrap());
-        let mut session = Session::of(piped(command));
+        let mut km = setting.environment.command("km");
+        km.args(["monitor", "--buffer-size", "0"]).args(setting.arguments);
+        km.args(["--", "sh", "-c", "cat; exit 9"]);
+        let mut session = Session::of(under(&["prlimit", "--fsize=0"], &km));
         sends(input.as_bytes())(&mut session);
         let finished = session.wait().expect(9);
         assert!(finished.stdout == input.as_bytes(), "{}", setting.name);
@@ -552,12 +560,9 @@ fn a_home_that_cannot_be_written_or_made_changes_nothing() {
         let script = "mount --bind \"$KM_HOME\" \"$KM_HOME\" && mount -o remount,bind,ro \"$KM_HOME\" \
                       && exec \"$@\"";
         std::fs::create_dir_all(setting.environment.home()).unwrap();
-        let km = setting.environment.command("km");
-        let mut command = Command::new("unshare");
-        command.args(["--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(km.get_program());
-        command.arg("monitor").args(setting.arguments).args(["--", "sh", "-c", "cat; exit 9"]).env_clear();
-        command.envs(km.get_envs().filter_map(|(k, v)| Some((k, v?))));
-        let seen = play(piped(command), &sends(input));
+        let starter = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"];
+        let command = under(&starter, &setting.command("cat; exit 9"));
+        let seen = play(command, &sends(input));
         assert_eq!((seen.stdout.as_slice(), seen.code), (&input[..], 9), "{}: {}", setting.name, seen.stderr);
 
         let mut command = setting.command("cat; exit 9");
