@@ -16,6 +16,7 @@ mod frames;
 mod message;
 mod observe;
 mod queue;
+mod record;
 mod relay;
 mod remarks;
 mod session;

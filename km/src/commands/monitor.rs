@@ -1,6 +1,7 @@
 //! `km monitor`
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -32,6 +33,9 @@ pub(super) struct Monitor {
     /// Memory for messages that wait for one plugin; past it they wait on disk
     #[arg(long, value_name = "SIZE", default_value = "1MB", value_parser = parse_size)]
     buffer_size: usize,
+    /// Record every byte, with its time, in this new file
+    #[arg(long, value_name = "FILE.jsonl.zst")]
+    record: Option<PathBuf>,
     /// The server's command and its arguments
     #[arg(
         last = true,
@@ -50,10 +54,13 @@ impl Monitor {
         }
         let selection = Selection { names: self.plugin.clone(), buffer_size: self.buffer_size };
         let plugins = (!self.no_plugins).then_some(selection);
-        monitor::run(
-            MonitorOptions { command: self.command.clone(), plugins, verbose: output.verbose() > 0 },
-            environment,
-        )
+        let options = MonitorOptions {
+            command: self.command.clone(),
+            plugins,
+            record: self.record.clone(),
+            verbose: output.verbose() > 0,
+        };
+        monitor::run(options, environment)
     }
 }
 
