@@ -8,6 +8,8 @@
 //!          framer ──► queue per plugin (memory, then disk) ──► supervisor ──► plugin process
 //! ```
 //!
+//! `--record` copies it beside that ([`record`]); [`replay`] stands in for the left side, or the right.
+//!
 //! Nothing on the right of the tap can hold up what is on its left: the tap takes copies within a
 //! budget of memory, and past it leaves out, and counts, what nobody takes away.
 
@@ -19,6 +21,7 @@ mod queue;
 mod record;
 mod relay;
 mod remarks;
+mod replay;
 mod session;
 mod spool;
 mod tap;
@@ -28,5 +31,6 @@ pub(crate) use control::{Session as SessionReport, sessions};
 pub(crate) use message::Message;
 pub(crate) use queue::Queue;
 pub(crate) use remarks::Remarks;
+pub(crate) use replay::{Delivered, DeliveredTo, Speed, answer, deliver};
 pub(crate) use session::{MonitorOptions, run};
 pub(crate) use watchers::Selection;

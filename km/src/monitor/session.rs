@@ -95,7 +95,7 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
     relay.start(stdout, client_out, Direction::Outbound).map_err(local)?;
     let watchers = match options.plugins {
         Some(selection) => {
-            let guard = guard.try_clone().map_err(local)?;
+            let guard = Some(guard.try_clone().map_err(local)?);
             Some(Watchers::start(environment, selection, reader, guard, options.verbose).map_err(local)?)
         }
         None => None,

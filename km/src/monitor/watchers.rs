@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::control;
 use super::observe::{Observed, Observer};
-use super::queue::Queue;
+use super::queue::{Counters, Queue};
 use super::remarks::Remarks;
 use super::tap::TapReader;
 use crate::auth::Authority;
@@ -67,7 +67,7 @@ impl Watchers {
         environment: Environment,
         selection: Selection,
         tap: TapReader,
-        guard: Guard,
+        guard: Option<Guard>,
         verbose: bool,
     ) -> io::Result<Self> {
         let (orders, receiver) = watch::channel(Order::Run);
@@ -83,9 +83,15 @@ impl Watchers {
         Ok(Self { orders, queues, done, verbose })
     }
 
+    /// What became of each plugin's messages so far; nothing before the plugins were found.
+    pub(super) fn counters(&self) -> Vec<(PluginName, Counters)> {
+        let queues = self.queues.get().map(Vec::as_slice).unwrap_or_default();
+        queues.iter().map(|queue| (queue.plugin().clone(), queue.counters())).collect()
+    }
+
     /// Lets plugins handle what waits, then leave, both before the deadline. `hurry` says that nobody
     /// has time any more.
-    pub(super) fn finish(self, deadline: Instant, hurry: &dyn Fn() -> bool) -> Vec<String> {
+    pub(super) fn finish(&self, deadline: Instant, hurry: &dyn Fn() -> bool) -> Vec<String> {
         self.orders.send_replace(Order::Finish);
         if !self.have_left(deadline - LEAVE, hurry) {
             self.orders.send_replace(Order::Leave);
@@ -111,7 +117,7 @@ fn run(
     environment: &Environment,
     selection: &Selection,
     tap: TapReader,
-    guard: Guard,
+    guard: Option<Guard>,
     orders: watch::Receiver<Order>,
     found: &OnceLock<Vec<Arc<Queue>>>,
 ) -> Result<(), Failure> {
@@ -129,7 +135,7 @@ fn run(
         })
         .collect();
     found.get_or_init(|| watchers.iter().map(|watcher| Arc::clone(&watcher.queue)).collect());
-    let host = PluginHost::new(&home, environment.debug, Some(Arc::new(guard)))?;
+    let host = PluginHost::new(&home, environment.debug, guard.map(Arc::new))?;
     let authority = Arc::new(Authority::open(environment, &home, &config, |failure| {
         Remarks.say(&format!("plugins run without an API key: {failure}"));
     }));
@@ -187,7 +193,7 @@ fn hand_out(
     let queues: Vec<Arc<Queue>> = watchers.iter().map(|watcher| Arc::clone(&watcher.queue)).collect();
     let work = move || {
         let mut first = Some(first);
-        let mut observer = Observer::new(MAX_MESSAGE);
+        let mut observer = Observer::new(MAX_MESSAGE).since(tap.begun());
         let mut hand_out = |observed: Observed| {
             if let Some(first) = first.take() {
                 let _ = first.send(());

@@ -9,8 +9,8 @@ use km_package::failure::{Failure, Kind};
 
 use super::format::{Entry, read_entry, read_header};
 
-/// Most bytes of one line.
-const LONGEST_LINE: u64 = 512 << 20;
+/// Most bytes of one line: what `km` writes is far shorter.
+const LONGEST_LINE: u64 = 48 << 20;
 
 /// Reads a recording from its beginning.
 pub(in crate::monitor) struct Reader {
@@ -82,7 +82,10 @@ impl Reader {
 
     fn refuse(&self, why: &str) -> Failure {
         let path = self.path.display();
-        Failure::new(Kind::Local, format_args!("cannot read the recording {path}, line {}: {why}", self.number))
-            .help("recordings are made by `km monitor --record`")
+        Failure::new(
+            Kind::Local,
+            format_args!("cannot read the recording {path}, line {}: {why}", self.number),
+        )
+        .help("recordings are made by `km monitor --record`")
     }
 }
