@@ -154,7 +154,7 @@ impl Recorder {
             let left_out = gate.left_out;
             return Some(format!("{path} lacks {left_out} bytes: the disk did not take them in time"));
         }
-        (!gate.done).then(|| format!("{path} is completed when km has ended: the disk is slow"))
+        (!gate.done).then(|| format!("{path} is complete a little after km has ended: the disk is slow"))
     }
 }
 
@@ -280,5 +280,40 @@ impl Missed {
             lines: self.lines + memchr::memchr_iter(b'\n', bytes).count() as u64,
             ends_line: bytes.ends_with(b"\n"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_a_gap_and_the_rest_is_salvaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recording");
+        let recording = Recording::create(&path).unwrap();
+        // Nobody takes anything out.
+        let inner = Inner { recording, gate: Mutex::default(), changed: Condvar::new() };
+        let chunk = [&vec![b'x'; (1 << 20) - 2][..], b"\nx"].concat();
+        (0..70).for_each(|_| inner.put(Direction::Inbound, &chunk));
+        inner.end(Direction::Inbound);
+        inner.end(Direction::Outbound);
+        // As if `km` was killed while it wrote.
+        inner.recording.file.write_all_at(b"half a frame", 0).unwrap();
+        inner.recording.salvage();
+
+        let mut reader = Reader::open(&path).unwrap();
+        let entries: Vec<Entry> = std::iter::from_fn(|| reader.next().unwrap()).collect();
+        assert_eq!(reader.damage(), None);
+        let [pieces @ .., gap, end, other_end] = &entries[..] else { panic!("{entries:?}") };
+        let fit = pieces.len() as u64;
+        assert!((60..64).contains(&fit), "{fit}");
+        assert!(pieces.iter().all(|piece| piece.content == Content::Bytes(chunk.clone().into())));
+        let missed = Missed { bytes: (70 - fit) << 20, lines: 70 - fit, ends_line: false };
+        assert_eq!(gap.content, Content::Gap(missed));
+        assert_eq!((&end.content, &other_end.content), (&Content::End, &Content::End));
+        assert_eq!(inner.gate().left_out, missed.bytes);
     }
 }

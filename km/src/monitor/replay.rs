@@ -201,3 +201,49 @@ impl Moment {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn messages_have_the_times_of_the_recording() {
+        let lines = [
+            r#"{"format":"km-recording/1","started":"2026-11-23T06:00:00Z"}"#,
+            r#"{"t":1000000000,"dir":"inbound","data":"one\ntw"}"#,
+            r#"{"t":2000000000,"dir":"outbound","data":"x\n"}"#,
+            r#"{"t":3000000000,"dir":"inbound","base64":"bwr/"}"#,
+            r#"{"t":4000000000,"dir":"inbound","end":true}"#,
+        ];
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&zstd::encode_all(lines.join("\n").as_bytes(), 1).unwrap()).unwrap();
+        // The last line is whole only with its newline.
+        let mut reader = Reader::open(file.path()).unwrap();
+        assert_eq!(messages(&mut reader).unwrap().len(), 4);
+        assert!(reader.damage().is_some());
+
+        let text = lines.map(|line| format!("{line}\n")).concat();
+        std::fs::write(file.path(), zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
+        let mut reader = Reader::open(file.path()).unwrap();
+        let started = SystemTime::from(reader.started());
+        let seen: Vec<_> = messages(&mut reader)
+            .unwrap()
+            .into_iter()
+            .map(|message| {
+                assert_eq!(message.received, started + message.elapsed);
+                (message.direction, message.elapsed.as_secs(), message.data.to_vec())
+            })
+            .collect();
+        let expected = [
+            (Direction::Inbound, 1, b"one".to_vec()),
+            (Direction::Outbound, 2, b"x".to_vec()),
+            (Direction::Inbound, 3, b"two".to_vec()),
+            (Direction::Inbound, 4, b"\xff".to_vec()),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(reader.damage(), None);
+    }
+}

@@ -36,7 +36,7 @@ const END: Duration = Duration::from_millis(1600);
 /// The least of it that plugins have, when the client took its time for the last bytes.
 const LEAST_END: Duration = Duration::from_millis(1200);
 /// How long the disk may hold up the end of a recording, before that is left to the guard.
-const RECORD: Duration = Duration::from_millis(300);
+const RECORD: Duration = Duration::from_secs(1);
 /// How long a stderr that nobody reads may hold up the last words.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -106,18 +106,22 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
     let ended = Instant::now();
     session.drain();
     let deadline = (ended + END).max(Instant::now() + LEAST_END);
-    // What the disk has not taken by then the guard writes, when this process is gone.
-    let is_recorded = recorder.as_ref().is_none_or(|recorder| recorder.finish(RECORD));
-    let guard = session.guard.try_clone().map_err(local)?;
-    let leftovers = is_recorded.then(|| thread::spawn(move || guard.finish()));
+    let (guard, recording) = (session.guard.try_clone().map_err(local)?, recorder.clone());
+    let leftovers = thread::spawn(move || {
+        let is_recorded = recording.is_none_or(|recorder| recorder.finish(RECORD));
+        // What the disk has not taken by now the guard writes, when this process is gone.
+        if is_recorded {
+            guard.finish();
+        }
+        is_recorded
+    });
     let mut words = Vec::new();
     if let (Some(tap), Some(watchers)) = (tap, watchers) {
         tap.finish();
         words = watchers.finish(deadline, &|| session.was_told_to_hurry());
     }
-    if let Some(leftovers) = leftovers {
-        // Ends by itself within its own deadline.
-        let _ = leftovers.join();
+    // Ends by itself within its own deadline.
+    if leftovers.join().unwrap_or(true) {
         // What plugins left, and the server's if its guard was killed.
         guard::end_orphans();
     }
