@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use km_tests::{Finished, TestEnvironment, alive, binary, descendants, path, wait_until};
+use km_tests::{Finished, Mode, TestEnvironment, alive, binary, descendants, path, wait_until};
 use serde_json::{Value, json};
 
 use crate::session::Session;
@@ -49,7 +49,7 @@ impl Recording {
 /// Writes a recording by hand: direction and line.
 fn write(file: &Path, lines: &[(&str, Value)]) {
     let mut text = json!({"format": "km-recording/1", "started": "2026-11-23T06:00:00Z"}).to_string() + "\n";
-    for (n, (direction, message)) in (1..).zip(lines) {
+    for (n, (direction, message)) in (1u64..).zip(lines) {
         let line = json!({"t": n * 50_000_000, "dir": direction, "data": format!("{message}\n")});
         text += &format!("{line}\n");
     }
@@ -240,6 +240,24 @@ fn a_recording_is_given_to_plugins_again() {
     assert_eq!(named.text(), "console-logger: 10000 messages delivered\n");
     environment.km(["replay", path(&file), "--plugin", "missing"]).expect(6);
     environment.km(["replay", path(&environment.path("missing"))]).expect(6);
+}
+
+#[test]
+fn a_signal_ends_a_replay_that_would_take_for_ever() {
+    let environment = TestEnvironment::empty();
+    environment.allow(&binary("misbehaving"), Mode::AnswersLate.name());
+    let file = environment.path("session.jsonl.zst");
+    write(&file, &vec![("inbound", call(json!(1), "a")); 500]);
+    let mut command = environment.command("km");
+    command.args(["replay", path(&file), "--json"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    wait_until("a plugin runs", || !descendants(child.id()).is_empty());
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let finished = Finished::from(child.wait_with_output().unwrap()).expect(8);
+    let document = finished.json();
+    assert_eq!(document["interrupted"], true, "{document}");
+    assert!(document["plugins"][0]["waiting"].as_u64().unwrap() > 0, "{document}");
 }
 
 #[test]
