@@ -11,6 +11,7 @@ mod lock;
 mod monitor;
 mod refresh;
 mod remove;
+mod replay;
 mod rollback;
 mod status;
 mod trust;
@@ -50,6 +51,7 @@ enum Command {
     #[command(subcommand, arg_required_else_help = true)]
     Auth(auth::Auth),
     Monitor(monitor::Monitor),
+    Replay(replay::Replay),
     /// Install, refresh, list, inspect, roll back and remove plugins
     #[command(subcommand, arg_required_else_help = true)]
     Plugins(Plugins),
@@ -99,6 +101,7 @@ fn run(args: &Km, output: &Output) -> Result<ExitCode, Failure> {
         Command::Auth(command) => command.run(&Local::open(environment)?, output).map(done),
         Command::Doctor(command) => command.run(environment, output),
         Command::Monitor(command) => command.run(environment, output),
+        Command::Replay(command) => command.run(environment, output),
         Command::Plugins(plugins) => {
             let local = Local::open(environment)?;
             match plugins {

@@ -8,6 +8,8 @@
 //!          observer ──► journal (memory, then disk) ──► a reader per plugin ──► plugin process
 //! ```
 //!
+//! `--record` copies it beside that ([`record`]); [`replay`] stands in for the left side, or the right.
+//!
 //! Nothing on the right of the tap can hold up what is on its left: the tap takes copies within a
 //! budget of memory, and past it leaves out, and counts, what nobody takes away.
 
@@ -18,8 +20,10 @@ mod frames;
 mod journal;
 mod message;
 mod observe;
+mod record;
 mod relay;
 mod remarks;
+mod replay;
 mod session;
 mod session_id;
 mod tap;
@@ -29,5 +33,6 @@ pub(crate) use control::{Session as SessionReport, sessions};
 pub(crate) use journal::{Entry, Limits, PIECE, Reader};
 
 pub(crate) use remarks::Remarks;
+pub(crate) use replay::{Delivered, DeliveredTo, Speed, answer, deliver};
 pub(crate) use session::{MonitorOptions, run};
 pub(crate) use watchers::Selection;

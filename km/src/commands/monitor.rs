@@ -1,6 +1,7 @@
 //! `km monitor`
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -49,6 +50,9 @@ pub(super) struct Monitor {
     /// Print at the end which methods were called, how often, and how long answers took
     #[arg(long)]
     summary: bool,
+    /// Record every byte, with its time, in this new file
+    #[arg(long, value_name = "FILE.jsonl.zst")]
+    record: Option<PathBuf>,
     /// The server's command and its arguments
     #[arg(
         last = true,
@@ -73,15 +77,14 @@ impl Monitor {
             plugin_memory: self.plugin_memory as u64,
         };
         let plugins = (!self.no_plugins).then_some(selection);
-        monitor::run(
-            MonitorOptions {
-                command: self.command.clone(),
-                plugins,
-                summary: self.summary,
-                verbose: output.verbose() > 0,
-            },
-            environment,
-        )
+        let options = MonitorOptions {
+            command: self.command.clone(),
+            plugins,
+            record: self.record.clone(),
+            summary: self.summary,
+            verbose: output.verbose() > 0,
+        };
+        monitor::run(options, environment)
     }
 }
 

@@ -25,6 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::environment;
+use crate::paths;
 
 /// How much the server's pipes hold, in bytes. Four times as much as others: with the fewer changes
 /// between processes half of the time that a relay costs is gone (docs/performance.md).
@@ -73,12 +74,13 @@ impl Drop for WatchedPlugin {
     }
 }
 
-/// Forks the guard, which starts the server.
+/// Forks the guard, which starts the server. When `km` is gone before it has finished, the guard does
+/// what is left to do.
 ///
 /// # Errors
 /// When this process has more than one thread, there are no more pipes or processes, or the server
 /// cannot be started.
-pub(crate) fn start(command: &[OsString]) -> io::Result<Server> {
+pub(crate) fn start(command: &[OsString], left_to_do: &dyn Fn()) -> io::Result<Server> {
     if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
         return Err(io::Error::other("the guard must be forked before there are threads"));
     }
@@ -97,7 +99,7 @@ pub(crate) fn start(command: &[OsString]) -> io::Result<Server> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             drop((stdin, stdout, ours));
-            let code = guard(command, server_stdin, server_stdout, theirs);
+            let code = guard(command, server_stdin, server_stdout, theirs, left_to_do);
             // SAFETY: ends this process without running what `km` has registered for its own exit.
             unsafe { libc::_exit(code) }
         }
@@ -168,11 +170,31 @@ impl Guard {
     }
 }
 
+/// How the guard's watch ends.
+enum Outcome {
+    /// As `km` said.
+    Finished,
+    /// `km` is gone.
+    Abandoned,
+}
+
 /// The guard's whole life; returns its exit code.
-fn guard(command: &[OsString], stdin: OwnedFd, stdout: OwnedFd, km: UnixStream) -> i32 {
+fn guard(
+    command: &[OsString],
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    km: UnixStream,
+    left_to_do: &dyn Fn(),
+) -> i32 {
     match prepare().and_then(|()| spawn(command, stdin, stdout)) {
         Ok(server) => match watch(server, &km) {
-            Ok(()) => 0,
+            Ok(Outcome::Finished) => 0,
+            Ok(Outcome::Abandoned) => {
+                // Not before: the server has the signals that it would have without `km`.
+                paths::survive_size_limits();
+                left_to_do();
+                0
+            }
             Err(_) => {
                 kill_descendants(Signal::KILL);
                 1
@@ -250,7 +272,7 @@ fn spawn(command: &[OsString], stdin: OwnedFd, stdout: OwnedFd) -> io::Result<Ch
 
 /// Passes signals on until the server ends, reports its status, and ends what it left when `km`
 /// says so or is gone.
-fn watch(mut server: Child, km: &UnixStream) -> io::Result<()> {
+fn watch(mut server: Child, km: &UnixStream) -> io::Result<Outcome> {
     tell(km, STARTED, 0);
     let pid = Pid::from_child(&server);
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
@@ -283,7 +305,7 @@ fn watch(mut server: Child, km: &UnixStream) -> io::Result<()> {
                 }
                 Ok(1) => {
                     end_descendants();
-                    return Ok(());
+                    return Ok(Outcome::Finished);
                 }
                 // `km` is gone, and so is everybody who could wait.
                 _ => {
@@ -291,7 +313,7 @@ fn watch(mut server: Child, km: &UnixStream) -> io::Result<()> {
                         let _ = rustix::process::kill_process_group(plugin, Signal::KILL);
                     }
                     kill_descendants(Signal::KILL);
-                    return Ok(());
+                    return Ok(Outcome::Abandoned);
                 }
             }
         }

@@ -43,6 +43,12 @@ impl Observer {
         Self { framer: Framer::new(keep), reader }
     }
 
+    /// Counts the time from here.
+    pub(super) fn since(mut self, begun: Instant) -> Self {
+        self.reader.begun = begun;
+        self
+    }
+
     /// Takes a piece and reports the messages that are complete with it.
     pub(super) fn take(&mut self, piece: Piece, on_observed: &mut dyn FnMut(Observed)) {
         let Self { framer, reader } = self;

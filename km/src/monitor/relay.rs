@@ -15,6 +15,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 
+use super::record::Track;
 use super::tap::TapStream;
 use crate::host::guard;
 
@@ -75,12 +76,21 @@ pub(super) enum Ended {
     Reader,
 }
 
+/// Who gets a copy of what passes.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    pub(super) tap: Option<TapStream>,
+    pub(super) track: Option<Track>,
+}
+
 /// Forwards until one of the two pipes ends. Both are closed then, so that either side sees what
 /// it would see without a relay: the reader its end of file, the writer a broken pipe.
-pub(super) fn pump(from: OwnedFd, to: OwnedFd, tap: Option<TapStream>, progress: &Progress) -> Ended {
-    let ended = match tap {
-        None if can_be_moved(from.as_fd()) => move_pages(from.as_fd(), to.as_fd(), progress),
-        tap => copy(from.as_fd(), to.as_fd(), tap.as_ref(), progress),
+pub(super) fn pump(from: OwnedFd, to: OwnedFd, copies: Copies, progress: &Progress) -> Ended {
+    let ended = match copies {
+        Copies { tap: None, track: None } if can_be_moved(from.as_fd()) => {
+            move_pages(from.as_fd(), to.as_fd(), progress)
+        }
+        copies => copy(from.as_fd(), to.as_fd(), &copies, progress),
     };
     progress.wrote();
     ended
@@ -111,13 +121,13 @@ fn move_pages(from: BorrowedFd<'_>, to: BorrowedFd<'_>, progress: &Progress) -> 
                 Err(_) => return Ended::Reader,
             },
             // Not every file can take pages (one that is opened for appending, a terminal).
-            Err(Errno::INVAL) => return copy(from, to, None, progress),
+            Err(Errno::INVAL) => return copy(from, to, &Copies::default(), progress),
             Err(_) => return Ended::Reader,
         }
     }
 }
 
-fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, tap: Option<&TapStream>, progress: &Progress) -> Ended {
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, copies: &Copies, progress: &Progress) -> Ended {
     let mut buffer = Vec::with_capacity(CHUNK);
     loop {
         let bytes = match read(from, &mut buffer) {
@@ -125,8 +135,12 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, tap: Option<&TapStream>, progr
             _ => return Ended::Writer,
         };
         progress.read();
-        // Before it is forwarded: a request is seen before the reply to it.
-        if let Some(tap) = tap {
+        // Before it is forwarded: a request is seen before the reply to it, and what was forwarded is
+        // recorded.
+        if let Some(track) = &copies.track {
+            track.put(&bytes);
+        }
+        if let Some(tap) = &copies.tap {
             tap.copy(&bytes);
         }
         if write_all(to, &bytes).is_err() {
@@ -183,7 +197,7 @@ mod tests {
         let (mut server, to) = pipe();
         let progress = Progress::new();
         let seen = progress.clone();
-        let pump = std::thread::spawn(move || pump(from.into(), to.into(), None, &seen));
+        let pump = std::thread::spawn(move || pump(from.into(), to.into(), Copies::default(), &seen));
         let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n / 3) as u8).collect();
         let copy = sent.clone();
         let writer = std::thread::spawn(move || client.write_all(&copy));
@@ -200,7 +214,7 @@ mod tests {
         let (server, to) = pipe();
         drop(server);
         client.write_all(b"x").unwrap();
-        pump(from.into(), to.into(), None, &Progress::new());
+        pump(from.into(), to.into(), Copies::default(), &Progress::new());
         assert_eq!(client.write_all(b"y").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 

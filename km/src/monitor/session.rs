@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,8 @@ use km_package::failure::{Failure, Kind};
 use km_proto::Direction;
 
 use super::calls::{self, Calls};
-use super::relay::{Ended, Progress, pump};
+use super::record::{Recorder, Recording};
+use super::relay::{Copies, Ended, Progress, pump};
 use super::remarks::Remarks;
 use super::tap::{Framing, StreamKind, Tap, tap};
 use super::watchers::{Selection, Watchers};
@@ -31,6 +33,8 @@ const TERMINATE: Duration = Duration::from_millis(1500);
 /// How long the server's stdout may be silent, once the server has ended, before what still holds
 /// it open is not waited for.
 const SILENCE: Duration = Duration::from_millis(200);
+/// How long the disk may hold up the end of a recording, before that is left to the guard.
+const RECORD: Duration = Duration::from_secs(1);
 /// How long a stderr that nobody reads may hold up the last words.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -43,6 +47,8 @@ pub(crate) struct MonitorOptions {
     pub(crate) plugins: Option<Selection>,
     /// Say at the end what was called, with or without plugins.
     pub(crate) summary: bool,
+    /// Where what passes is recorded.
+    pub(crate) record: Option<PathBuf>,
     /// Say at the end what was delivered, too.
     pub(crate) verbose: bool,
 }
@@ -60,10 +66,15 @@ enum Event {
 
 /// Runs a session to its end; the exit code is the server's.
 pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<ExitCode, Failure> {
+    let recording = options.record.as_deref().map(Recording::create).transpose()?;
+    let salvage = || recording.iter().for_each(Recording::salvage);
     // The guard first: it must hold no copy of the client's pipes.
-    let Server { stdin, stdout, guard } = match guard::start(&options.command) {
+    let Server { stdin, stdout, guard } = match guard::start(&options.command, &salvage) {
         Ok(server) => server,
-        Err(e) => return Ok(report_not_started(&options.command, &e)),
+        Err(e) => {
+            recording.into_iter().for_each(Recording::discard);
+            return Ok(report_not_started(&options.command, &e));
+        }
     };
     // Not before: the server has the signals that it would have without `km`.
     paths::survive_size_limits();
@@ -79,12 +90,13 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
     let calls: Option<Arc<Mutex<Calls>>> = options.summary.then(Arc::default);
     let tap = (options.plugins.is_some() || calls.is_some()).then_some(tap);
     let progress = Progress::new();
-    let relay = Relay { tap: tap.clone(), progress: progress.clone(), events };
+    let recorder = recording.map(Recorder::start).transpose().map_err(local)?;
+    let relay = Relay { tap: tap.clone(), recorder: recorder.clone(), progress: progress.clone(), events };
     relay.start(client_in, stdin, Direction::Inbound).map_err(local)?;
     relay.start(stdout, client_out, Direction::Outbound).map_err(local)?;
     let watchers = match &tap {
         Some(_) => {
-            let (guard, calls) = (guard.try_clone().map_err(local)?, calls.clone());
+            let (guard, calls) = (Some(guard.try_clone().map_err(local)?), calls.clone());
             let MonitorOptions { plugins, verbose, .. } = options;
             Some(Watchers::start(environment, plugins, reader, guard, calls, verbose).map_err(local)?)
         }
@@ -94,17 +106,26 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
     let mut session = Session { inbox, guard, progress, client_ended: None, server_silent: false };
     let status = session.wait_for_server();
     session.drain();
-    let guard = session.guard.try_clone().map_err(local)?;
-    let leftovers = thread::spawn(move || guard.finish());
+    let (guard, recording) = (session.guard.try_clone().map_err(local)?, recorder.clone());
+    let leftovers = thread::spawn(move || {
+        let is_recorded = recording.is_none_or(|recorder| recorder.finish(RECORD));
+        // What the disk has not taken by now the guard writes, when this process is gone.
+        if is_recorded {
+            guard.finish();
+        }
+        is_recorded
+    });
     let mut words = Vec::new();
     if let (Some(tap), Some(watchers)) = (tap, watchers) {
         tap.finish();
         words = watchers.finish(&|| session.was_told_to_hurry());
     }
     // Ends by itself within its own deadline.
-    let _ = leftovers.join();
-    // What plugins left, and the server's if its guard was killed.
-    guard::end_orphans();
+    if leftovers.join().unwrap_or(true) {
+        // What plugins left, and the server's if its guard was killed.
+        guard::end_orphans();
+    }
+    words.extend(recorder.and_then(|recorder| recorder.closing_words()));
     if let Some(calls) = calls {
         words.push(calls::summary(&calls));
     }
@@ -199,6 +220,7 @@ impl Session {
 /// What both directions of the relay are started with.
 struct Relay {
     tap: Option<Tap>,
+    recorder: Option<Recorder>,
     progress: Progress,
     events: mpsc::Sender<Event>,
 }
@@ -206,14 +228,18 @@ struct Relay {
 impl Relay {
     fn start(&self, from: OwnedFd, to: OwnedFd, direction: Direction) -> io::Result<()> {
         let kind = StreamKind { direction, framing: Framing::Lines, channel: None };
-        let (tap, events) = (self.tap.as_ref().map(|tap| tap.open(kind)), self.events.clone());
+        let events = self.events.clone();
+        let copies = Copies {
+            tap: self.tap.as_ref().map(|tap| tap.open(kind)),
+            track: self.recorder.as_ref().map(|recorder| recorder.track(direction)),
+        };
         // Only what the server says counts for when it may be made to leave.
         let progress = match direction {
             Direction::Inbound => Progress::new(),
             Direction::Outbound => self.progress.clone(),
         };
         thread::Builder::new().name(direction.as_str().to_owned()).spawn(move || {
-            let event = match (direction, pump(from, to, tap, &progress)) {
+            let event = match (direction, pump(from, to, copies, &progress)) {
                 (Direction::Inbound, Ended::Writer) => Event::ClientEnded,
                 // A server that reads no more goes on as it likes; the client sees a broken pipe.
                 (Direction::Inbound, Ended::Reader) => return,

@@ -71,6 +71,7 @@ pub(super) struct Tap {
     waiting: Arc<AtomicUsize>,
     closed: Arc<AtomicBool>,
     opened: Arc<AtomicU64>,
+    begun: Instant,
 }
 
 /// One stream that is copied. It ends when dropped.
@@ -86,42 +87,60 @@ pub(super) struct TapReader {
     pieces: mpsc::Receiver<Piece>,
     waiting: Arc<AtomicUsize>,
     closed: Arc<AtomicBool>,
+    begun: Instant,
 }
 
 pub(super) fn tap() -> (Tap, TapReader) {
     let (sender, receiver) = mpsc::channel();
     let (waiting, closed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let begun = Instant::now();
     let tap = Tap {
         pieces: sender,
         waiting: Arc::clone(&waiting),
         closed: Arc::clone(&closed),
         opened: Arc::default(),
+        begun,
     };
-    (tap, TapReader { pieces: receiver, waiting, closed })
+    (tap, TapReader { pieces: receiver, waiting, closed, begun })
 }
 
 impl Tap {
     /// Begins a stream.
     pub(super) fn open(&self, kind: StreamKind) -> TapStream {
         let stream = self.opened.fetch_add(1, Ordering::Relaxed);
-        self.send(stream, PieceContent::Open(kind));
+        self.send(stream, Moment::now(), PieceContent::Open(kind));
         TapStream { tap: self.clone(), stream }
     }
 
     /// Says that the session has ended: no stream goes on after this.
     pub(super) fn finish(&self) {
-        self.send(0, PieceContent::Finish);
+        self.send(0, Moment::now(), PieceContent::Finish);
     }
 
-    fn send(&self, stream: u64, content: PieceContent) {
+    /// When the session began.
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    /// How many bytes wait for the framer; none when nobody takes them.
+    pub(super) fn waiting(&self) -> usize {
+        if self.closed.load(Ordering::Relaxed) { 0 } else { self.waiting.load(Ordering::Relaxed) }
+    }
+
+    fn send(&self, stream: u64, received: Moment, content: PieceContent) {
         // Fails when nobody listens any more.
-        let _ = self.pieces.send(Piece { stream, received: Moment::now(), content });
+        let _ = self.pieces.send(Piece { stream, received, content });
     }
 }
 
 impl TapStream {
     /// Takes a copy of these bytes, if there is room.
     pub(super) fn copy(&self, bytes: &Bytes) {
+        self.copy_at(Moment::now(), bytes);
+    }
+
+    /// The same, of what passed at another time.
+    pub(super) fn copy_at(&self, moment: Moment, bytes: &Bytes) {
         let tap = &self.tap;
         if tap.closed.load(Ordering::Relaxed) || bytes.is_empty() {
             return;
@@ -134,17 +153,33 @@ impl TapStream {
             let lines = memchr::memchr_iter(b'\n', bytes).count() as u64;
             PieceContent::Gap { lines, ends_line: bytes.ends_with(b"\n") }
         };
-        tap.send(self.stream, content);
+        tap.send(self.stream, moment, content);
+    }
+
+    /// Says that so many line ends are missing, and whether the last byte that is missing was one.
+    pub(super) fn gap_at(&self, moment: Moment, lines: u64, ends_line: bool) {
+        self.tap.send(self.stream, moment, PieceContent::Gap { lines, ends_line });
+    }
+
+    /// Ends it at another time than now.
+    pub(super) fn end_at(self, moment: Moment) {
+        // The end that dropping it says besides comes after the last.
+        self.tap.send(self.stream, moment, PieceContent::End);
     }
 }
 
 impl Drop for TapStream {
     fn drop(&mut self) {
-        self.tap.send(self.stream, PieceContent::End);
+        self.tap.send(self.stream, Moment::now(), PieceContent::End);
     }
 }
 
 impl TapReader {
+    /// When the session began.
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
+    }
+
     /// The next piece; none when the session has ended.
     pub(super) fn next(&self) -> Option<Piece> {
         let piece = self.pieces.recv().ok()?;

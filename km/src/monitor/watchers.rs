@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::calls::Calls;
 use super::control;
-use super::journal::{Journal, Leftover, Limits, Reader, claim};
+use super::journal::{Counters, Journal, Leftover, Limits, Reader, claim};
 use super::observe::{Observed, Observer};
 use super::remarks::Remarks;
 use super::session_id::SessionId;
@@ -77,7 +77,7 @@ impl Watchers {
         environment: Environment,
         selection: Option<Selection>,
         tap: TapReader,
-        guard: Guard,
+        guard: Option<Guard>,
         calls: Option<Arc<Mutex<Calls>>>,
         verbose: bool,
     ) -> io::Result<Self> {
@@ -104,9 +104,15 @@ impl Watchers {
         Ok(Self { orders, found, done, drain_timeout, verbose })
     }
 
+    /// What became of each plugin's messages so far; nothing before the plugins were found.
+    pub(super) fn counters(&self) -> Vec<(PluginName, Counters)> {
+        let found = self.found.get().map(Vec::as_slice).unwrap_or_default();
+        found.iter().map(|watcher| (watcher.reader.plugin().clone(), watcher.reader.counters())).collect()
+    }
+
     /// Lets plugins handle what waits as long as that was granted, then leave. `hurry` says that nobody
     /// has time any more. What is to be said at the end.
-    pub(super) fn finish(self, hurry: &dyn Fn() -> bool) -> Vec<String> {
+    pub(super) fn finish(&self, hurry: &dyn Fn() -> bool) -> Vec<String> {
         self.orders.send_replace(Order::Finish);
         if !self.have_left(Instant::now() + self.drain_timeout, hurry) {
             self.orders.send_replace(Order::Leave);
@@ -136,7 +142,7 @@ fn run(
     environment: &Environment,
     selection: &Selection,
     tap: &mut Option<TapReader>,
-    guard: Guard,
+    guard: Option<Guard>,
     orders: watch::Receiver<Order>,
     found: &OnceLock<Vec<Watcher>>,
     calls: Arc<Mutex<Calls>>,
@@ -157,7 +163,7 @@ fn run(
         })
         .collect();
     found.get_or_init(|| watchers.clone());
-    let host = PluginHost::new(&home, environment.debug, Some(Arc::new(guard)))?;
+    let host = PluginHost::new(&home, environment.debug, guard.map(Arc::new))?;
     let authority = Arc::new(Authority::open(environment, &home, &config, |failure| {
         Remarks.say(&format!("plugins run without an API key: {failure}"));
     }));
@@ -176,7 +182,7 @@ fn run(
         .build()
         .map_err(|e| Failure::new(Kind::Local, e))?;
     let Some(tap) = tap.take() else { return Ok(()) };
-    let observer = Observer::new(selection.max_message, calls);
+    let observer = Observer::new(selection.max_message, calls).since(tap.begun());
     let (framer, first) = hand_out(tap, observer, journal)?;
     runtime.block_on(supervise(Arc::new(context), &watchers, &leftovers, first, orders));
     leftovers.iter().for_each(|leftover| leftover.journal().finish());

@@ -18,6 +18,7 @@ mod monitor;
 mod plugins;
 mod provisioning;
 mod publishing;
+mod record;
 mod refusals;
 mod rollback;
 mod session;

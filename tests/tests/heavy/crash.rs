@@ -239,13 +239,13 @@ fn what_is_renamed_is_on_the_disk_before_and_its_folder_after() {
 }
 
 /// A filesystem of its own for a home, so small that it fills.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     home: PathBuf,
 }
 
 impl SmallDisk {
     /// None where this user may not mount.
-    fn mount(environment: &TestEnvironment, options: &str) -> Option<Self> {
+    pub(crate) fn mount(environment: &TestEnvironment, options: &str) -> Option<Self> {
         let home = environment.home();
         if !rustix::process::geteuid().is_root() {
             eprintln!("not root: no small disk can be made");

@@ -35,6 +35,7 @@ fn main() {
         trial("server_everything_with_the_python_client", &tools, |tools| server_everything(tools)),
         trial("server_time_in_the_current_protocol", &tools, |tools| server_time_modern(tools)),
         trial("server_time_with_a_client_that_falls_back", &tools, |tools| server_time_legacy(tools)),
+        trial("a_recording_answers_the_python_client", &tools, |tools| answered_from_a_recording(tools)),
         trial("a_go_host_runs_our_plugin_in_plaintext", &go, |go| go_host(go, &[])),
         trial("a_go_host_runs_our_plugin_with_mutual_tls", &go, |go| go_host(go, &["-mtls"])),
         trial("km_runs_a_go_plugin", &go, |go| go_plugin(go, true)),
@@ -217,6 +218,34 @@ impl Recorded {
                 .collect();
             assert_eq!(logged, sizes, "{direction}\n{}", self.stderr);
         }
+    }
+}
+
+/// The Python SDK's client gets from a recording what it got from the server, in both eras.
+fn answered_from_a_recording(tools: &Path) {
+    let everything = tools.join("node/node_modules/.bin/mcp-server-everything");
+    let time = tools.join("python/bin/mcp-server-time");
+    for (what, mode, server) in
+        [("everything", "legacy", &everything), ("time", "legacy", &time), ("time", "2026-07-28", &time)]
+    {
+        let environment = TestEnvironment::empty();
+        let file = environment.path("session.jsonl.zst");
+        let session = |arguments: &[&str]| {
+            let mut client = Command::new(tools.join("python/bin/python"));
+            client.arg(workspace().join("tests/real/session.py")).args([
+                what,
+                mode,
+                "--",
+                path(&binary("km")),
+            ]);
+            client.args(arguments).env("KM_HOME", environment.home()).env("HOME", environment.path("."));
+            let Output { status, stdout, stderr } = client.output().expect("python runs");
+            let text = String::from_utf8_lossy(&stdout).into_owned();
+            assert!(status.success(), "{what} {mode}: {text}\n{}", String::from_utf8_lossy(&stderr));
+            text
+        };
+        let recorded = session(&["monitor", "--record", path(&file), "--", path(server)]);
+        assert_eq!(session(&["replay", path(&file), "--as-server"]), recorded, "{what} {mode}");
     }
 }
 
