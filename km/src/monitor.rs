@@ -13,6 +13,7 @@
 
 mod control;
 mod frames;
+mod http;
 mod message;
 mod observe;
 mod queue;
@@ -24,6 +25,7 @@ mod tap;
 mod watchers;
 
 pub(crate) use control::{Session as SessionReport, sessions};
+pub(crate) use http::{HttpOptions, Listen, UpstreamUrl, run as run_http};
 pub(crate) use message::Message;
 pub(crate) use queue::Queue;
 pub(crate) use remarks::Remarks;

@@ -9,15 +9,17 @@ use km_package::failure::{Failure, Kind};
 use km_package::name::PluginName;
 
 use crate::environment::Environment;
-use crate::monitor::{self, MonitorOptions, Selection};
+use crate::monitor::{self, HttpOptions, Listen, MonitorOptions, Selection, UpstreamUrl};
 
 /// Run an MCP server and show its messages to the plugins
 ///
 /// Between client and server nothing changes: every byte passes as it is, and the exit status is
 /// the server's. What plugins print goes to stderr.
+///
+/// With --http it stands in front of a server that speaks HTTP, and runs until a signal ends it.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  km monitor -- npx -y @modelcontextprotocol/server-everything\n  km monitor --plugin console-logger --server -- uvx mcp-server-time"
+    after_help = "Example:\n  km monitor -- npx -y @modelcontextprotocol/server-everything\n  km monitor --plugin console-logger --server -- uvx mcp-server-time\n  km monitor --http 127.0.0.1:8080 --upstream https://mcp.example.com"
 )]
 pub(super) struct Monitor {
     /// What follows `--` is the server (it is in any case)
@@ -32,10 +34,16 @@ pub(super) struct Monitor {
     /// Memory for messages that wait for one plugin; past it they wait on disk
     #[arg(long, value_name = "SIZE", default_value = "1MB", value_parser = parse_size)]
     buffer_size: usize,
+    /// Listen here (a port of this machine, or IP:PORT; port 0 takes a free one) for clients that speak HTTP
+    #[arg(long, value_name = "ADDRESS", requires = "upstream", conflicts_with_all = ["command", "server"])]
+    http: Option<Listen>,
+    /// The MCP server that --http stands in front of; paths go on where this URL ends
+    #[arg(long, value_name = "URL", requires = "http")]
+    upstream: Option<UpstreamUrl>,
     /// The server's command and its arguments
     #[arg(
         last = true,
-        required = true,
+        required_unless_present = "http",
         value_name = "COMMAND",
         help = "The server's command and its arguments, after `--`"
     )]
@@ -50,10 +58,11 @@ impl Monitor {
         }
         let selection = Selection { names: self.plugin.clone(), buffer_size: self.buffer_size };
         let plugins = (!self.no_plugins).then_some(selection);
-        monitor::run(
-            MonitorOptions { command: self.command.clone(), plugins, verbose: output.verbose() > 0 },
-            environment,
-        )
+        let verbose = output.verbose() > 0;
+        if let (Some(listen), Some(upstream)) = (self.http, self.upstream.clone()) {
+            return monitor::run_http(HttpOptions { listen, upstream, plugins, verbose }, environment);
+        }
+        monitor::run(MonitorOptions { command: self.command.clone(), plugins, verbose }, environment)
     }
 }
 
