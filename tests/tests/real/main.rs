@@ -5,6 +5,7 @@
 //! Go, PostgreSQL or network reports these tests as ignored.
 
 mod go_template;
+mod http;
 mod mirrors;
 mod pairings;
 mod postgres;
@@ -43,6 +44,7 @@ fn main() {
         trial("a_go_plugin_that_cannot_listen_is_quoted", &go, |go| cannot_listen(go)),
     ];
     trials.extend(go_template::trials(&go, &tools));
+    trials.extend(http::trials(&tools));
     trials.extend(pairings::trials(&go, &go_and_old));
     trials.extend(postgres::trials(&database));
     trials.extend(stores::trials(&bucket, &minio));

@@ -101,7 +101,7 @@ async fn exchange_all(client: &mut TcpStream, proxy: &Proxy) -> End {
         () = proxy.ends() => return End::Closed,
     };
     let first = match first {
-        Ok(Next::Request(first)) => first,
+        Ok(Next::Request(head, body)) => (head, body),
         // A connection that nothing was asked on needs no answer.
         Ok(Next::Ended) | Err(_) => return End::Closed,
         Ok(Next::Broken) => return End::Broken,
@@ -133,7 +133,8 @@ async fn exchange_all(client: &mut TcpStream, proxy: &Proxy) -> End {
 
 /// What comes next of a client.
 enum Next {
-    Request(RequestHead),
+    /// As the upstream gets it, and where its body ends.
+    Request(RequestHead, Body),
     Refused(Refusal),
     Ended,
     Broken,
@@ -150,41 +151,49 @@ async fn next_request(incoming: &mut Incoming<impl AsyncRead + Unpin>, proxy: &P
         }
     };
     let parsed = RequestHead::parse(&bytes).map_err(|e| Refusal::BadRequest(e.to_string()));
-    match parsed.and_then(|head| proxy.listen.check(&head).map(|()| head)) {
-        Ok(head) => Next::Request(head),
+    match parsed.and_then(|head| prepare(head, proxy)) {
+        Ok((head, body)) => Next::Request(head, body),
         Err(refusal) => Next::Refused(refusal),
     }
 }
 
+/// Makes of a request what the upstream gets.
+fn prepare(mut head: RequestHead, proxy: &Proxy) -> Result<(RequestHead, Body), Refusal> {
+    proxy.listen.check(&head)?;
+    let body = Body::of_request(&head).map_err(|e| Refusal::BadRequest(e.0.to_owned()))?;
+    let target = proxy.upstream.target(&head.target);
+    head.target = target.ok_or_else(|| Refusal::BadRequest("it asks for no path".to_owned()))?;
+    head.headers.remove_hop_by_hop();
+    head.headers.set("Host", &proxy.upstream.host);
+    Ok((head, body))
+}
+
 /// Passes requests on until the client sends no more.
 async fn requests(
-    first: RequestHead,
+    first: (RequestHead, Body),
     mut from: Incoming<impl AsyncRead + Unpin>,
     mut to: impl AsyncWrite + Unpin,
     expect: mpsc::Sender<Expected>,
     proxy: &Proxy,
 ) -> End {
-    let mut next = Next::Request(first);
+    let mut next = Next::Request(first.0, first.1);
     loop {
-        let refusal = match next {
-            Next::Request(head) => match prepare(head, proxy) {
-                Ok((head, body)) => match pass_on(&head, body, &mut from, &mut to, &expect, proxy).await {
-                    Ok(()) => None,
-                    // Its response may be there already, or it ends the connection.
-                    Err(Cut::Refused) => return End::Closed,
-                    Err(Cut::Broken) => return End::Broken,
-                    Err(Cut::Ended) => break,
-                },
-                Err(refusal) => Some(refusal),
+        match next {
+            Next::Request(head, body) => match pass_on(&head, body, &mut from, &mut to, &expect, proxy).await
+            {
+                Ok(()) => {}
+                // Its response may be there already, or it ends the connection.
+                Err(Cut::Refused) => return End::Closed,
+                Err(Cut::Broken) => return End::Broken,
+                Err(Cut::Ended) => break,
             },
-            Next::Refused(refusal) => Some(refusal),
+            Next::Refused(refusal) => {
+                // After the responses to what came before.
+                let _ = expect.send(Expected::Refusal(refusal)).await;
+                return End::Closed;
+            }
             Next::Ended => break,
             Next::Broken => return End::Broken,
-        };
-        if let Some(refusal) = refusal {
-            // After the responses to what came before.
-            let _ = expect.send(Expected::Refusal(refusal)).await;
-            return End::Closed;
         }
         next = match from.begins().await {
             Ok(true) => timeout(HEAD, next_request(&mut from, proxy))
@@ -197,16 +206,6 @@ async fn requests(
     // The client's end is the upstream's, at once: it may be how the client cancels.
     let _ = to.shutdown().await;
     End::Closed
-}
-
-/// What the upstream gets, and where its body ends.
-fn prepare(mut head: RequestHead, proxy: &Proxy) -> Result<(RequestHead, Body), Refusal> {
-    let body = Body::of_request(&head).map_err(|e| Refusal::BadRequest(e.0.to_owned()))?;
-    let target = proxy.upstream.target(&head.target);
-    head.target = target.ok_or_else(|| Refusal::BadRequest("it asks for no path".to_owned()))?;
-    head.headers.remove_hop_by_hop();
-    head.headers.set("Host", &proxy.upstream.host);
-    Ok((head, body))
 }
 
 async fn pass_on(

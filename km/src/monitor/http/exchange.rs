@@ -104,3 +104,70 @@ fn media_type(headers: &Headers) -> Option<String> {
     let text = headers.text("content-type")?;
     Some(text.split(';').next()?.trim().to_ascii_lowercase())
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::super::tap::{PieceContent, tap};
+    use super::*;
+
+    /// Of a request and its response with these headers: what each is copied as.
+    fn observed(observation: &Observation, request: &str, response: &str) -> [bool; 2] {
+        let request = Bytes::from(format!("POST / HTTP/1.1\r\n{request}\r\n"));
+        let response = Bytes::from(format!("HTTP/1.1 200 OK\r\n{response}\r\n"));
+        let (exchange, inbound) = observation.request(&RequestHead::parse(&request).unwrap());
+        let outbound = observation.response(&exchange, &ResponseHead::parse(&response).unwrap());
+        [inbound.is_some(), outbound.is_some()]
+    }
+
+    #[test]
+    fn an_exchange_is_of_its_session_or_of_its_own_channel() {
+        const JSON: &str = "Content-Type: application/json\r\n";
+        let events = "Content-Type: Text/Event-Stream;charset=utf-8\r\n";
+        let (tap, reader) = tap();
+        let observation = Observation::new(Some(tap.clone()));
+        let session = format!("{JSON}mcp-session-id: abc\r\n");
+        assert_eq!(observed(&observation, JSON, &session), [true, true]);
+        assert_eq!(observed(&observation, &session, events), [true, true]);
+        assert_eq!(observed(&observation, "", events), [false, true]);
+        for (request, response) in [
+            ("", JSON),
+            ("Content-Type: application/x-www-form-urlencoded\r\n", JSON),
+            ("Content-Type: text/plain\r\n", "Content-Type: text/html\r\n"),
+        ] {
+            assert_eq!(observed(&observation, request, response), [false, false], "{request} {response}");
+        }
+        tap.finish();
+        let mut opened = Vec::new();
+        while let Some(piece) = reader.next() {
+            if let PieceContent::Open(StreamKind { direction, framing, channel }) = piece.content {
+                opened.push((direction, framing, channel.unwrap().to_string()));
+            }
+        }
+        let of = |direction, framing, channel: &str| (direction, framing, channel.to_owned());
+        let expected = [
+            of(Direction::Inbound, Framing::Body, "#1"),
+            of(Direction::Outbound, Framing::Body, "#1"),
+            of(Direction::Inbound, Framing::Body, "abc"),
+            of(Direction::Outbound, Framing::Events, "abc"),
+            of(Direction::Outbound, Framing::Events, "#3"),
+        ];
+        assert_eq!(opened, expected);
+    }
+
+    #[test]
+    fn what_is_compressed_otherwise_is_not_seen() {
+        let observation = Observation::new(Some(tap().0));
+        let json = |coding: &str| format!("Content-Type: application/json\r\n{coding}\r\n");
+        for (coding, seen) in [
+            ("Content-Encoding: identity", true),
+            ("Content-Encoding: GZIP", true),
+            ("Transfer-Encoding: gzip, chunked", true),
+            ("Content-Encoding: br", false),
+            ("Content-Encoding: gzip, gzip", false),
+        ] {
+            assert_eq!(observed(&observation, &json("X: y"), &json(coding)), [true, seen], "{coding}");
+        }
+    }
+}
