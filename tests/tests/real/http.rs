@@ -77,7 +77,7 @@ fn session(tools: &Path, port: &str, mode: &[&str]) -> String {
 /// The Python SDK's server, its port, and what else it says.
 fn python_server(tools: &Path) -> (Running, String, BufReader<std::process::ChildStdout>) {
     let mut server = Command::new(tools.join("python/bin/python"));
-    server.arg(workspace().join("tests/real/http_server.py")).stdout(Stdio::piped());
+    server.arg(workspace().join("tests/real/http_server.py")).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut server = server.spawn().expect("python runs");
     let mut said = BufReader::new(server.stdout.take().expect("a pipe"));
     let mut port = String::new();
