@@ -10,4 +10,4 @@ mod settings;
 
 pub(crate) use authority::{Authority, Authorization, Grant, NoToken, minutes};
 pub(crate) use cache::TokenCache;
-pub(crate) use settings::{Found, Settings, Source, detect, parse_endpoint, parse_key};
+pub(crate) use settings::{Found, Settings, Source, detect, parse_endpoint, parse_key, read_certificates};

@@ -17,6 +17,7 @@ mod calls;
 mod control;
 mod exchanges;
 mod frames;
+mod http;
 mod journal;
 mod message;
 mod observe;
@@ -30,8 +31,8 @@ mod tap;
 mod watchers;
 
 pub(crate) use control::{Session as SessionReport, sessions};
+pub(crate) use http::{HttpOptions, Listen, UpstreamUrl, run as run_http};
 pub(crate) use journal::{Entry, Limits, PIECE, Reader};
-
 pub(crate) use remarks::Remarks;
 pub(crate) use replay::{Delivered, DeliveredTo, Speed, answer, deliver};
 pub(crate) use session::{MonitorOptions, run};

@@ -135,7 +135,8 @@ impl Settings {
     }
 }
 
-fn read_certificates(path: Option<&Path>) -> Result<Vec<u8>, Failure> {
+/// The certificates that are trusted besides the system's.
+pub(crate) fn read_certificates(path: Option<&Path>) -> Result<Vec<u8>, Failure> {
     let Some(path) = path else { return Ok(Vec::new()) };
     let pem = paths::read_own(path).map_err(|e| Failure::file("read the API's certificates", path, &e))?;
     if !pem.windows(11).any(|window| window == b"-----BEGIN ") {

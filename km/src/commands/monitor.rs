@@ -12,15 +12,17 @@ use km_package::failure::{Failure, Kind};
 use km_package::name::PluginName;
 
 use crate::environment::Environment;
-use crate::monitor::{self, Limits, MonitorOptions, Selection};
+use crate::monitor::{self, HttpOptions, Limits, Listen, MonitorOptions, Selection, UpstreamUrl};
 
 /// Run an MCP server and show its messages to the plugins
 ///
 /// Between client and server nothing changes: every byte passes as it is, and the exit status is
 /// the server's. What plugins print goes to stderr.
+///
+/// With --http it stands in front of a server that speaks HTTP, and runs until a signal ends it.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  km monitor -- npx -y @modelcontextprotocol/server-everything\n  km monitor --plugin console-logger --server -- uvx mcp-server-time"
+    after_help = "Example:\n  km monitor -- npx -y @modelcontextprotocol/server-everything\n  km monitor --plugin console-logger --server -- uvx mcp-server-time\n  km monitor --http 127.0.0.1:8080 --upstream https://mcp.example.com"
 )]
 pub(super) struct Monitor {
     /// What follows `--` is the server (it is in any case)
@@ -53,10 +55,16 @@ pub(super) struct Monitor {
     /// Record every byte, with its time, in this new file
     #[arg(long, value_name = "FILE.jsonl.zst")]
     record: Option<PathBuf>,
+    /// Listen here (a port of this machine, or IP:PORT; port 0 takes a free one) for clients that speak HTTP
+    #[arg(long, value_name = "ADDRESS", requires = "upstream", conflicts_with_all = ["command", "server", "record"])]
+    http: Option<Listen>,
+    /// The MCP server that --http stands in front of; paths go on where this URL ends
+    #[arg(long, value_name = "URL", requires = "http")]
+    upstream: Option<UpstreamUrl>,
     /// The server's command and its arguments
     #[arg(
         last = true,
-        required = true,
+        required_unless_present = "http",
         value_name = "COMMAND",
         help = "The server's command and its arguments, after `--`"
     )]
@@ -77,12 +85,18 @@ impl Monitor {
             plugin_memory: self.plugin_memory as u64,
         };
         let plugins = (!self.no_plugins).then_some(selection);
+        let verbose = output.verbose() > 0;
+        if let (Some(listen), Some(upstream)) = (self.http, self.upstream.clone()) {
+            let summary = self.summary;
+            let options = HttpOptions { listen, upstream, plugins, summary, verbose };
+            return monitor::run_http(options, environment);
+        }
         let options = MonitorOptions {
             command: self.command.clone(),
             plugins,
             record: self.record.clone(),
             summary: self.summary,
-            verbose: output.verbose() > 0,
+            verbose,
         };
         monitor::run(options, environment)
     }

@@ -11,6 +11,8 @@
 //! km ──socket── guard (own process group, adopts orphans)
 //!                 └── server (own process group) ── whatever it starts
 //! ```
+//!
+//! A session without a server of its own (over HTTP) has a guard too: for the plugins.
 
 use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
@@ -81,33 +83,55 @@ impl Drop for WatchedPlugin {
 /// When this process has more than one thread, there are no more pipes or processes, or the server
 /// cannot be started.
 pub(crate) fn start(command: &[OsString], left_to_do: &dyn Fn()) -> io::Result<Server> {
-    if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
-        return Err(io::Error::other("the guard must be forked before there are threads"));
-    }
-    // For the case that the guard itself is killed.
-    #[cfg(target_os = "linux")]
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let (server_stdin, stdin) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (stdout, server_stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     for pipe in [&stdin, &stdout] {
         // A user may have so much in pipes and no more; then they stay as they are.
         let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
     }
-    let (ours, theirs) = UnixStream::pair()?;
+    // Moved, so that each process keeps its own ends only.
+    let (ours, theirs) = ((stdin, stdout), (server_stdin, server_stdout));
+    let (guard, (stdin, stdout)) =
+        fork(ours, theirs, left_to_do, |(stdin, stdout)| spawn(command, stdin, stdout).map(Some))?;
+    Ok(Server { stdin, stdout, guard })
+}
+
+/// Forks a guard that has plugins to watch, and no server.
+///
+/// # Errors
+/// When this process has more than one thread, or there are no more processes.
+pub(crate) fn start_without_server() -> io::Result<Guard> {
+    Ok(fork((), (), &|| {}, |()| Ok(None))?.0)
+}
+
+/// Forks the guard. What is `ours` is closed there, what is `theirs` here.
+fn fork<Ours, Theirs>(
+    ours: Ours,
+    theirs: Theirs,
+    left_to_do: &dyn Fn(),
+    start: impl FnOnce(Theirs) -> io::Result<Option<Child>>,
+) -> io::Result<(Guard, Ours)> {
+    if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
+        return Err(io::Error::other("the guard must be forked before there are threads"));
+    }
+    // For the case that the guard itself is killed.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let (socket, guards) = UnixStream::pair()?;
     // SAFETY: there is one thread, so the child may do what it likes.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            drop((stdin, stdout, ours));
-            let code = guard(command, server_stdin, server_stdout, theirs, left_to_do);
+            drop((ours, socket));
+            let code = guard(|| start(theirs), guards, left_to_do);
             // SAFETY: ends this process without running what `km` has registered for its own exit.
             unsafe { libc::_exit(code) }
         }
         pid => {
-            drop((server_stdin, server_stdout, theirs));
-            let guard = Guard { socket: ours, pid: Pid::from_raw(pid) };
+            drop((theirs, guards));
+            let guard = Guard { socket, pid: Pid::from_raw(pid) };
             match guard.read() {
-                Ok((STARTED, _)) => Ok(Server { stdin, stdout, guard }),
+                Ok((STARTED, _)) => Ok((guard, ours)),
                 Ok((NOT_STARTED, errno)) => {
                     guard.reap();
                     Err(io::Error::from_raw_os_error(errno))
@@ -179,14 +203,8 @@ enum Outcome {
 }
 
 /// The guard's whole life; returns its exit code.
-fn guard(
-    command: &[OsString],
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    km: UnixStream,
-    left_to_do: &dyn Fn(),
-) -> i32 {
-    match prepare().and_then(|()| spawn(command, stdin, stdout)) {
+fn guard(start: impl FnOnce() -> io::Result<Option<Child>>, km: UnixStream, left_to_do: &dyn Fn()) -> i32 {
+    match prepare().and_then(|()| start()) {
         Ok(server) => match watch(server, &km) {
             Ok(Outcome::Finished) => 0,
             Ok(Outcome::Abandoned) => {
@@ -272,19 +290,15 @@ fn spawn(command: &[OsString], stdin: OwnedFd, stdout: OwnedFd) -> io::Result<Ch
 
 /// Passes signals on until the server ends, reports its status, and ends what it left when `km`
 /// says so or is gone.
-fn watch(mut server: Child, km: &UnixStream) -> io::Result<Outcome> {
+fn watch(server: Option<Child>, km: &UnixStream) -> io::Result<Outcome> {
     tell(km, STARTED, 0);
-    let pid = Pid::from_child(&server);
-    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
-    let mut status = None;
+    let mut running = server.map(|server| Ok::<_, io::Error>((open(&server)?, server))).transpose()?;
     let mut plugins = Vec::new();
     loop {
-        let ended = if status.is_none() { Some(pidfd.as_fd()) } else { None };
+        let ended = running.as_ref().map(|(pidfd, _)| pidfd.as_fd());
         let [km_ready, server_ended] = wait_for([Some(km.as_fd()), ended])?;
-        if server_ended && status.is_none() {
-            let ended = server.wait()?;
-            status = Some(ended);
-            tell(km, EXITED, ended.into_raw());
+        if server_ended && let Some((_, mut server)) = running.take() {
+            tell(km, EXITED, server.wait()?.into_raw());
         }
         if km_ready {
             let mut order = [FINISH];
@@ -299,8 +313,10 @@ fn watch(mut server: Child, km: &UnixStream) -> io::Result<Outcome> {
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Ok(1) if order[0] != FINISH => {
-                    if let (None, Some(signal)) = (status, Signal::from_named_raw(order[0].into())) {
-                        let _ = rustix::process::pidfd_send_signal(&pidfd, signal);
+                    if let (Some((pidfd, _)), Some(signal)) =
+                        (&running, Signal::from_named_raw(order[0].into()))
+                    {
+                        let _ = rustix::process::pidfd_send_signal(pidfd, signal);
                     }
                 }
                 Ok(1) => {
@@ -318,6 +334,12 @@ fn watch(mut server: Child, km: &UnixStream) -> io::Result<Outcome> {
             }
         }
     }
+}
+
+/// A handle on the server that stays its own when its number is given to somebody else.
+fn open(server: &Child) -> io::Result<OwnedFd> {
+    let none = rustix::process::PidfdFlags::empty();
+    Ok(rustix::process::pidfd_open(Pid::from_child(server), none)?)
 }
 
 fn wait_for<const N: usize>(files: [Option<std::os::fd::BorrowedFd<'_>>; N]) -> io::Result<[bool; N]> {

@@ -1,10 +1,15 @@
 //! Messages out of pieces: one sequence over all streams.
 
+mod coding;
+mod events;
+
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use km_package::digest::Hasher;
 
+use self::coding::Decoder;
+use self::events::Events;
 use super::message::Cut;
 use super::tap::{Framing, Moment, Piece, PieceContent, StreamKind};
 
@@ -42,6 +47,10 @@ pub(super) struct Framer {
 struct Stream {
     kind: StreamKind,
     open: Line,
+    /// Of a stream of events: where in one it is.
+    events: Events,
+    /// Of a stream that is compressed.
+    decoder: Option<Decoder>,
 }
 
 /// A message that is not complete.
@@ -71,14 +80,22 @@ impl Framer {
     pub(super) fn take(&mut self, piece: Piece, on_framed: &mut dyn FnMut(Framed<'_>)) {
         let Piece { stream: id, received, content } = piece;
         if let PieceContent::Open(kind) = content {
-            self.streams.insert(id, Stream { kind, open: Line::default() });
+            let stream = Stream { kind, open: Line::default(), events: Events::default(), decoder: None };
+            self.streams.insert(id, stream);
             return;
         }
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let mut out = Out { sequence: &mut self.sequence, keep: self.keep, received, on_framed };
         match content {
-            PieceContent::Bytes(bytes) => match stream.kind.framing {
-                Framing::Lines => out.lines(stream, bytes),
+            PieceContent::Coded(coding) => stream.decoder = Some(Decoder::new(coding)),
+            PieceContent::Bytes(bytes) => match stream.decoder.take() {
+                None => out.bytes(stream, bytes),
+                Some(mut decoder) => {
+                    let plain = decoder.decode(&bytes, &mut |plain| out.bytes(stream, plain));
+                    // What cannot be read is lost, and nothing after it can be read either.
+                    stream.open.torn |= plain.is_err();
+                    stream.decoder = Some(decoder);
+                }
             },
             PieceContent::Gap { lines, ends_line } => out.gap(stream, lines, ends_line),
             PieceContent::End | PieceContent::Open(_) | PieceContent::Finish => {
@@ -107,6 +124,15 @@ struct Out<'a> {
 }
 
 impl Out<'_> {
+    fn bytes(&mut self, stream: &mut Stream, bytes: Bytes) {
+        match stream.kind.framing {
+            Framing::Lines => self.lines(stream, bytes),
+            Framing::Events => self.events(stream, bytes),
+            Framing::Body if stream.open.torn => {}
+            Framing::Body => stream.open.extend(bytes, self.keep),
+        }
+    }
+
     fn lines(&mut self, stream: &mut Stream, mut bytes: Bytes) {
         while let Some(end) = memchr::memchr(b'\n', &bytes) {
             let line = bytes.split_to(end);
@@ -127,14 +153,41 @@ impl Out<'_> {
     /// Lines that end within a gap are lost, and so is the one that is open after it.
     fn gap(&mut self, stream: &mut Stream, lines: u64, ends_line: bool) {
         stream.open = Line { torn: !ends_line, ..Line::default() };
+        stream.events = Events::after_gap(ends_line);
+        // After a hole nothing more can be decompressed.
+        if let Some(decoder) = &mut stream.decoder {
+            decoder.give_up();
+            stream.open.torn = true;
+        }
         self.lose(lines);
     }
 
+    fn events(&mut self, stream: &mut Stream, bytes: Bytes) {
+        let Stream { events, .. } = stream;
+        let mut events = std::mem::take(events);
+        events.take(bytes, &mut |part| match part {
+            events::Part::Data(_) if stream.open.torn => {}
+            events::Part::Data(bytes) => stream.open.extend(bytes, self.keep),
+            events::Part::Ignored => stream.open = Line { torn: stream.open.torn, ..Line::default() },
+            events::Part::End if stream.open.torn => {
+                stream.open = Line::default();
+                self.lose(1);
+            }
+            events::Part::End if stream.open.is_empty() => {}
+            events::Part::End => self.complete(stream),
+        });
+        stream.events = events;
+    }
+
     fn end(&mut self, stream: &mut Stream) {
+        // A stream of events may end at any time; a body that is not whole is none.
+        if let (Framing::Body, Some(decoder)) = (stream.kind.framing, stream.decoder.take()) {
+            stream.open.torn |= decoder.finish().is_err();
+        }
         if stream.open.torn {
             self.lose(1);
-        } else if !stream.open.is_empty() {
-            // The last line may lack its newline.
+        } else if !stream.open.is_empty() && stream.kind.framing != Framing::Events {
+            // The last line may lack its newline. An event without its end is none.
             self.complete(stream);
         }
     }
@@ -241,6 +294,10 @@ mod tests {
     type Seen = (u64, Result<(Direction, String, Option<Cut>), u64>);
 
     fn frame(keep: usize, pieces: Vec<(Direction, PieceContent)>) -> Vec<Seen> {
+        frame_as(Framing::Lines, keep, pieces)
+    }
+
+    fn frame_as(framing: Framing, keep: usize, pieces: Vec<(Direction, PieceContent)>) -> Vec<Seen> {
         let mut framer = Framer::new(keep);
         let mut seen = Vec::new();
         let mut note = |framed: Framed<'_>| {
@@ -257,7 +314,7 @@ mod tests {
             framer.take(piece, &mut note);
         };
         for direction in [Inbound, Outbound] {
-            let kind = StreamKind { direction, framing: Framing::Lines, channel: None };
+            let kind = StreamKind { direction, framing, channel: None };
             give(direction, PieceContent::Open(kind));
         }
         pieces.into_iter().for_each(|(direction, content)| give(direction, content));
@@ -318,5 +375,66 @@ mod tests {
             assert_eq!(frame(8, given), expected);
         }
         assert_eq!(frame(8, vec![bytes(Inbound, b"12345678\n")]), [line(1, Inbound, "12345678")]);
+    }
+
+    #[test]
+    fn a_body_is_one_message_and_an_event_is_one() {
+        let body = vec![bytes(Inbound, b"{\n"), bytes(Inbound, b"\n}"), (Outbound, PieceContent::End)];
+        assert_eq!(frame_as(Framing::Body, 1 << 20, body), [line(1, Inbound, "{\n\n}")]);
+        let events = vec![
+            bytes(Outbound, b": ping\n\ndata: 1\n\ndata: "),
+            bytes(Outbound, b"2\ndata: 3\n\ndata: \n\nevent: ping\ndata: 4\n\ndata: 5"),
+        ];
+        let expected = [line(1, Outbound, "1"), line(2, Outbound, "2\n3")];
+        assert_eq!(frame_as(Framing::Events, 1 << 20, events), expected);
+    }
+
+    #[test]
+    fn a_gap_loses_the_body_or_the_events_that_it_is_in() {
+        let gap = |direction, lines, ends_line| (direction, PieceContent::Gap { lines, ends_line });
+        let body = vec![bytes(Inbound, b"{"), gap(Inbound, 0, false), bytes(Inbound, b"}")];
+        assert_eq!(frame_as(Framing::Body, 1 << 20, body), [(1, Err(1))]);
+        let events = vec![
+            bytes(Outbound, b"data: 1\n\nda"),
+            gap(Outbound, 2, false),
+            bytes(Outbound, b"x\n\ndata: 5\n\n"),
+            gap(Outbound, 1, true),
+            bytes(Outbound, b"data: 7\n\n"),
+        ];
+        let expected = [
+            line(1, Outbound, "1"),
+            (2, Err(2)),
+            (4, Err(1)),
+            line(5, Outbound, "5"),
+            (6, Err(1)),
+            line(7, Outbound, "7"),
+        ];
+        assert_eq!(frame_as(Framing::Events, 1 << 20, events), expected);
+    }
+
+    #[test]
+    fn what_is_compressed_is_read_and_what_is_damaged_is_lost() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let text: String = (0..60_000u32).map(|n| (n * n).to_string()).collect();
+        std::io::Write::write_all(&mut encoder, text.as_bytes()).unwrap();
+        let packed = encoder.finish().unwrap();
+        let coded = |pieces: Vec<(Direction, PieceContent)>| {
+            let all =
+                [vec![(Outbound, PieceContent::Coded(super::super::tap::Coding::Gzip))], pieces].concat();
+            frame_as(Framing::Body, 1 << 20, all)
+        };
+        let expected = [line(1, Outbound, &text)];
+        for size in [1, 7, packed.len()] {
+            let pieces = packed.chunks(size).map(|piece| bytes(Outbound, piece)).collect();
+            assert!(coded(pieces) == expected, "by {size}");
+        }
+        let damaged = [&packed[..100], b"damage", &packed[106..]].concat();
+        assert_eq!(coded(vec![bytes(Outbound, &damaged)]), [(1, Err(1))]);
+        assert_eq!(coded(vec![bytes(Outbound, &packed[..packed.len() - 1])]), [(1, Err(1))]);
+        let gap = (Outbound, PieceContent::Gap { lines: 0, ends_line: false });
+        assert_eq!(
+            coded(vec![bytes(Outbound, &packed[..100]), gap, bytes(Outbound, &packed)]),
+            [(1, Err(1))]
+        );
     }
 }

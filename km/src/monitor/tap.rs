@@ -32,12 +32,14 @@ impl Moment {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum PieceContent {
     /// A stream begins.
     Open(StreamKind),
     Bytes(Bytes),
-    /// Left out: so many line ends, and whether the last byte was one.
+    /// The bytes that follow are compressed.
+    Coded(Coding),
+    /// Left out: so many line ends (of events: empty lines), and whether the last byte was one.
     Gap {
         lines: u64,
         ends_line: bool,
@@ -62,6 +64,39 @@ pub(super) struct StreamKind {
 pub(super) enum Framing {
     /// One message a line.
     Lines,
+    /// One message in all.
+    Body,
+    /// One message in each event of a `text/event-stream`.
+    Events,
+}
+
+/// How a stream is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coding {
+    Gzip,
+    /// With the header of zlib, as HTTP means it.
+    Deflate,
+}
+
+impl Framing {
+    /// How many messages end in bytes that are left out, as far as they show it.
+    fn ends_in(self, bytes: &[u8]) -> u64 {
+        let count = |end: &[u8]| memchr::memmem::find_iter(bytes, end).count() as u64;
+        match self {
+            Self::Lines => memchr::memchr_iter(b'\n', bytes).count() as u64,
+            Self::Events => count(b"\n\n") + count(b"\n\r\n"),
+            Self::Body => 0,
+        }
+    }
+
+    /// Whether a message ends with these bytes.
+    fn ends_with(self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Lines => bytes.ends_with(b"\n"),
+            Self::Events => bytes.ends_with(b"\n\n") || bytes.ends_with(b"\n\r\n"),
+            Self::Body => false,
+        }
+    }
 }
 
 /// Where streams are copied to.
@@ -79,6 +114,7 @@ pub(super) struct Tap {
 pub(super) struct TapStream {
     tap: Tap,
     stream: u64,
+    framing: Framing,
 }
 
 /// The framer's end. When it is dropped nothing is copied any more.
@@ -107,9 +143,9 @@ pub(super) fn tap() -> (Tap, TapReader) {
 impl Tap {
     /// Begins a stream.
     pub(super) fn open(&self, kind: StreamKind) -> TapStream {
-        let stream = self.opened.fetch_add(1, Ordering::Relaxed);
+        let (stream, framing) = (self.opened.fetch_add(1, Ordering::Relaxed), kind.framing);
         self.send(stream, Moment::now(), PieceContent::Open(kind));
-        TapStream { tap: self.clone(), stream }
+        TapStream { tap: self.clone(), stream, framing }
     }
 
     /// Says that the session has ended: no stream goes on after this.
@@ -134,6 +170,11 @@ impl Tap {
 }
 
 impl TapStream {
+    /// Says that what follows is compressed.
+    pub(super) fn coded(&self, coding: Coding) {
+        self.tap.send(self.stream, Moment::now(), PieceContent::Coded(coding));
+    }
+
     /// Takes a copy of these bytes, if there is room.
     pub(super) fn copy(&self, bytes: &Bytes) {
         self.copy_at(Moment::now(), bytes);
@@ -150,8 +191,8 @@ impl TapStream {
             tap.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
             PieceContent::Bytes(bytes.clone())
         } else {
-            let lines = memchr::memchr_iter(b'\n', bytes).count() as u64;
-            PieceContent::Gap { lines, ends_line: bytes.ends_with(b"\n") }
+            let Self { framing, .. } = self;
+            PieceContent::Gap { lines: framing.ends_in(bytes), ends_line: framing.ends_with(bytes) }
         };
         tap.send(self.stream, moment, content);
     }
@@ -188,7 +229,8 @@ impl TapReader {
                 self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
             }
             PieceContent::Finish => return None,
-            PieceContent::Open(_) | PieceContent::Gap { .. } | PieceContent::End => {}
+            PieceContent::Open(_) | PieceContent::Coded(_) | PieceContent::Gap { .. } | PieceContent::End => {
+            }
         }
         Some(piece)
     }

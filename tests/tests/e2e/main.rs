@@ -11,6 +11,7 @@ mod authors;
 mod bad_days;
 mod builds;
 mod commands;
+mod http;
 mod invisible;
 mod lifecycle;
 mod misbehaviour;

@@ -6,6 +6,7 @@
 
 mod clients;
 mod go_template;
+mod http;
 mod mirrors;
 mod pairings;
 mod postgres;
@@ -46,6 +47,7 @@ fn main() {
     ];
     trials.extend(clients::trials(&tools));
     trials.extend(go_template::trials(&go, &tools));
+    trials.extend(http::trials(&tools));
     trials.extend(pairings::trials(&go, &go_and_old));
     trials.extend(postgres::trials(&database));
     trials.extend(stores::trials(&bucket, &minio));
