@@ -41,11 +41,13 @@ pub enum Mode {
     ForgesLines,
     /// Needs a tier that nobody has here.
     NeedsPro,
+    /// Speaks protocol 2 as it was before `Deliver`, and believes anyone.
+    LacksDeliver,
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Counts,
         Self::NeverStarts,
         Self::ExitsEarly,
@@ -65,6 +67,7 @@ impl Mode {
         Self::ErrorsOut,
         Self::ForgesLines,
         Self::NeedsPro,
+        Self::LacksDeliver,
     ];
 
     /// The plugin's name in this mode.
@@ -89,6 +92,7 @@ impl Mode {
             Self::ErrorsOut => "errors-out",
             Self::ForgesLines => "forges-lines",
             Self::NeedsPro => "needs-pro",
+            Self::LacksDeliver => "lacks-deliver",
         }
     }
 }

@@ -25,6 +25,10 @@ const RESPONSE: Duration = Duration::from_secs(5);
 const REQUEST: usize = 1 << 20;
 const MIB: usize = 1 << 20;
 const MANY: u64 = 10_000;
+/// How long these may take before they are cut short.
+const ENOUGH: Duration = Duration::from_secs(15);
+/// Messages that are sent before the stream is cut, and after.
+const CUT: u64 = 100;
 const EARLY_END: &str = "it ended the stream before the host did";
 
 const EARLY: &str = "Deliver is refused before authentication";
@@ -164,6 +168,14 @@ impl Talk {
         let mut stream = self.open().await?;
         let begun = Instant::now();
         stream.send((1..=MANY).map(small)).await?;
+        match tokio::time::timeout(ENOUGH, stream.wait_for(MANY)).await {
+            Ok(handled) => handled?,
+            Err(_) => {
+                let handled = stream.acknowledged;
+                let slow = format!("only {handled} of them in {ENOUGH:?}: messages will wait for it");
+                return Ok(Finding::Warning(slow));
+            }
+        }
         stream.finish().await?;
         let rate = MANY as f64 / begun.elapsed().as_secs_f64();
         fine(format!("{rate:.0} messages per second"))
@@ -172,18 +184,18 @@ impl Talk {
     async fn resumed(&mut self) -> Found {
         let session = self.next_session();
         let mut stream = Stream::open(self.channel.clone(), session.clone()).await?;
-        stream.send((1..=MANY).map(small)).await?;
+        stream.send((1..=CUT).map(small)).await?;
         stream.wait_for(1).await?;
         let acknowledged = stream.acknowledged;
         drop(stream);
         let mut stream = Stream::open(self.channel.clone(), session).await?;
         let position = stream.acknowledged;
-        if position > MANY {
-            return Err(format!("of {MANY} messages it has {position}"));
+        if position > CUT {
+            return Err(format!("of {CUT} messages it has {position}"));
         }
-        stream.send((acknowledged.max(position) + 1..=MANY + 100).map(small)).await?;
+        stream.send((acknowledged.max(position) + 1..=2 * CUT).map(small)).await?;
         stream.finish().await?;
-        fine(format!("of {MANY} {acknowledged} were acknowledged; then it had {position}"))
+        fine(format!("of {CUT} {acknowledged} were acknowledged; then it had {position}"))
     }
 
     async fn ended(&mut self) -> Found {

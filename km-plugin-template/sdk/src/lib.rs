@@ -25,12 +25,59 @@
 //! }
 //! ```
 //!
+//! # Many at once
+//!
+//! A plugin that does better with many messages overrides [`Plugin::batch`] in the place of
+//! [`Plugin::message`]: it gets all that came while it was busy. An idle plugin gets a message at once.
+//!
+//! ```no_run
+//! # use km_plugin::{Batch, Plugin, Result};
+//! # struct Sizes(std::fs::File);
+//! impl Plugin for Sizes {
+//!     fn batch(&mut self, batch: &Batch) -> Result {
+//!         use std::io::Write as _;
+//!         let sizes: String = batch.into_iter().map(|m| format!("{}\n", m.size())).collect();
+//!         self.0.write_all(sizes.as_bytes())?;
+//!         Ok(())
+//!     }
+//! }
+//! ```
+//!
+//! # Each message once
+//!
+//! A message that was handled is not delivered again, unless the plugin crashes within milliseconds
+//! after. Where that counts, keep the number of the last message together with what is made of it, and
+//! say it in [`Plugin::position`]:
+//!
+//! ```no_run
+//! # use km_plugin::{Message, Plugin, Result, SessionId};
+//! # struct Database;
+//! # impl Database {
+//! #     fn in_one_transaction(&mut self, _: &str, _: u64, _: &[u8]) -> Result { Ok(()) }
+//! #     fn last_number(&mut self, _: &str) -> Option<u64> { None }
+//! # }
+//! # struct Audit { database: Database }
+//! impl Plugin for Audit {
+//!     fn message(&mut self, message: &Message) -> Result {
+//!         // Protocol 1 has no sessions: hosts that are older than this crate.
+//!         let session = message.session.as_ref().ok_or("needs protocol 2")?;
+//!         self.database.in_one_transaction(session.as_str(), message.sequence, message.data())
+//!     }
+//!
+//!     fn position(&mut self, session: &SessionId) -> Option<u64> {
+//!         self.database.last_number(session.as_str())
+//!     }
+//! }
+//! ```
+//!
+//! # What is here
+//!
 //! What it prints, to stdout or stderr, `km` shows on its own stderr with the plugin's name in
 //! front. `km-pack build` compiles it, stamps a customer's identity into it and signs the package.
 //!
 //! Besides the trait there is nothing to configure: the handshake, health, authentication by the
-//! stamped [identity] and by token, orderly shutdown and the end of the plugin when its host is gone
-//! are here. What the customer's subscription allows arrives as [`Access`].
+//! stamped [identity] and by token, delivery with its acknowledgements, orderly shutdown and the end of
+//! the plugin when its host is gone are here. What the customer's subscription allows arrives as [`Access`].
 
 #![warn(missing_docs)]
 

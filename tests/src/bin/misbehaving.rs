@@ -14,8 +14,12 @@ use km_proto::v1::{
     HandleMessageRequest, HandleMessageResponse, HandleStreamEventRequest, HandleStreamEventResponse,
     InitializeRequest, InitializeResponse, ShutdownRequest, ShutdownResponse, StringResponse,
 };
+use km_proto::v2;
+use km_proto::v2::kilometers_plugin_server::{
+    KilometersPlugin as Protocol2, KilometersPluginServer as Protocol2Server,
+};
 use km_tests::Mode;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 fn main() -> ExitCode {
     let path = std::env::args().next().unwrap_or_default();
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         },
         Mode::WrongCertificate => announce_another_certificate(),
         Mode::RefusesAuthentication | Mode::AcceptsAnyone | Mode::ErrorsOut => serve_by_hand(mode),
+        Mode::LacksDeliver => serve_protocol_2_by_hand(mode),
         Mode::IgnoresStop => {
             serve(file, mode, Tier::Free);
             // The SDK has left by now, and keeps SIGTERM from being noticed.
@@ -100,7 +105,7 @@ impl Plugin for Misbehaving {
             Mode::Crashes if self.messages == 3 => std::process::abort(),
             Mode::Crashes | Mode::Counts => {
                 let direction = message.direction.as_str();
-                println!("message {} {direction} {}", message.correlation_id, message.size());
+                println!("message {} {direction} {}", message.sequence, message.size());
             }
             Mode::Fails => return Err("it always fails".into()),
             Mode::FloodsStderr => eprint!("{}", "noise without end ".repeat(20_000)),
@@ -127,7 +132,8 @@ impl Plugin for Misbehaving {
             | Mode::Hangs
             | Mode::IgnoresStop
             | Mode::Forks
-            | Mode::NeedsPro => {}
+            | Mode::NeedsPro
+            | Mode::LacksDeliver => {}
         }
         Ok(())
     }
@@ -175,9 +181,47 @@ fn serve_by_hand(mode: Mode) -> ExitCode {
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Protocol 1 without the SDK, which would not let it.
+fn serve_protocol_2_by_hand(mode: Mode) -> ExitCode {
+    let cookie = Cookie { key: km_proto::COOKIE_KEY, value: km_proto::COOKIE_VALUE };
+    let served = go_plugin::plugin::serve(cookie, &km_proto::PROTOCOL_VERSIONS, |startup, routes| {
+        routes.add_service(KilometersPluginServer::new(ByHand { mode }));
+        if startup.version() >= 2 {
+            routes.add_service(Protocol2Server::new(ByHand { mode }));
+        }
+    });
+    if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Both protocols without the SDK, which would not let it.
 struct ByHand {
     mode: Mode,
+}
+
+#[tonic::async_trait]
+impl Protocol2 for ByHand {
+    type DeliverStream = tokio_stream::Empty<std::result::Result<v2::DeliverResponse, Status>>;
+
+    async fn describe(&self, _: Request<v2::DescribeRequest>) -> Answer<v2::DescribeResponse> {
+        Ok(Response::new(v2::DescribeResponse {
+            name: self.mode.name().to_owned(),
+            version: "0.0.0".to_owned(),
+            required_tier: "Free".to_owned(),
+            ..v2::DescribeResponse::default()
+        }))
+    }
+
+    async fn authenticate(&self, _: Request<v2::AuthenticateRequest>) -> Answer<v2::AuthenticateResponse> {
+        let tier = "Free".to_owned();
+        Ok(Response::new(v2::AuthenticateResponse {
+            authorized: true,
+            tier,
+            ..v2::AuthenticateResponse::default()
+        }))
+    }
+
+    async fn deliver(&self, _: Request<Streaming<v2::DeliverRequest>>) -> Answer<Self::DeliverStream> {
+        Err(Status::unimplemented("what is that?"))
+    }
 }
 
 impl ByHand {

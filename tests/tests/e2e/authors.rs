@@ -80,6 +80,22 @@ fn km_pack_test_says_what_it_cannot_test() {
 }
 
 #[test]
+fn a_plugin_without_deliver_is_warned() {
+    let environment = TestEnvironment::empty();
+    let plugin = environment.path("km-plugin-lacks-deliver");
+    std::os::unix::fs::symlink(km_tests::binary("misbehaving"), &plugin).unwrap();
+    let tested = environment.km_pack(["test", path(&plugin), "--json"]).expect(8).json();
+    let checks = tested["checks"].as_array().unwrap();
+    let deliver: Vec<String> = checks
+        .iter()
+        .filter(|check| check["id"].as_str().unwrap().starts_with("deliver"))
+        .map(|check| format!("{} {}", check["outcome"], check["detail"]).replace('"', ""))
+        .collect();
+    assert_eq!(deliver[0], "warned messages come by protocol 1");
+    assert!(deliver[1..].iter().all(|check| check == "skipped it has no Deliver"), "{deliver:?}");
+}
+
+#[test]
 fn a_plugin_that_needs_a_tier_is_tested_by_tokens_of_the_suite_s_own() {
     let environment = TestEnvironment::empty();
     let public_key = path(&packages().public_key);
