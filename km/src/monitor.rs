@@ -13,6 +13,7 @@
 //! Nothing on the right of the tap can hold up what is on its left: the tap takes copies within a
 //! budget of memory, and past it leaves out, and counts, what nobody takes away.
 
+mod allowance;
 mod calls;
 mod control;
 mod exchanges;
@@ -32,8 +33,8 @@ mod watchers;
 
 pub(crate) use control::{Session as SessionReport, sessions};
 pub(crate) use http::{HttpOptions, Listen, UpstreamUrl, run as run_http};
-pub(crate) use journal::{Entry, Limits, PIECE, Reader};
+pub(crate) use journal::{Entry, PIECE, Reader};
 pub(crate) use remarks::Remarks;
 pub(crate) use replay::{Delivered, DeliveredTo, Speed, answer, deliver};
 pub(crate) use session::{MonitorOptions, run};
-pub(crate) use watchers::Selection;
+pub(crate) use watchers::{Limits, Selection};

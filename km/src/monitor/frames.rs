@@ -78,7 +78,7 @@ impl Framer {
 
     /// Takes a piece and reports the messages that are complete with it.
     pub(super) fn take(&mut self, piece: Piece, on_framed: &mut dyn FnMut(Framed<'_>)) {
-        let Piece { stream: id, received, content } = piece;
+        let Piece { stream: id, received, content, .. } = piece;
         if let PieceContent::Open(kind) = content {
             let stream = Stream { kind, open: Line::default(), events: Events::default(), decoder: None };
             self.streams.insert(id, stream);
@@ -110,7 +110,8 @@ impl Framer {
         let mut open: Vec<u64> = self.streams.keys().copied().collect();
         open.sort_unstable();
         for stream in open {
-            self.take(Piece { stream, received: Moment::now(), content: PieceContent::End }, on_framed);
+            let (framing, content) = (Framing::Lines, PieceContent::End);
+            self.take(Piece { stream, framing, received: Moment::now(), content }, on_framed);
         }
     }
 }
@@ -310,7 +311,8 @@ mod tests {
             });
         };
         let mut give = |direction: Direction, content| {
-            let piece = Piece { stream: direction as u64, received: Moment::now(), content };
+            let (stream, framing) = (direction as u64, Framing::Lines);
+            let piece = Piece { stream, framing, received: Moment::now(), content };
             framer.take(piece, &mut note);
         };
         for direction in [Inbound, Outbound] {

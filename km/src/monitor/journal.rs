@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use km_package::name::PluginName;
 use tokio::sync::Notify;
 
+use super::allowance::Allowance;
 use super::message::Message;
 use super::session_id::SessionId;
 use disk::Disk;
@@ -36,20 +37,12 @@ pub(crate) use entry::{Entry, PIECE};
 pub(crate) use leftovers::{Leftover, claim};
 pub(crate) use reader::{Counters, Reader};
 
-/// What a session may keep for its plugins.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// In memory, in bytes.
-    pub(crate) memory: usize,
-    /// On disk, in bytes.
-    pub(crate) disk: u64,
-}
-
 /// The messages of a session, and who reads them.
 #[derive(Debug)]
 pub(crate) struct Journal {
     session: SessionId,
-    limits: Limits,
+    /// Most bytes in memory.
+    memory: usize,
     inner: Mutex<Inner>,
 }
 
@@ -76,15 +69,20 @@ const NOTE_EVERY: Duration = Duration::from_millis(100);
 
 impl Journal {
     /// An empty one, which makes its folder in `spool` when it needs one.
-    pub(crate) fn new(session: SessionId, limits: Limits, spool: &std::path::Path) -> Arc<Self> {
+    pub(super) fn new(
+        session: SessionId,
+        memory: usize,
+        allowance: Arc<Allowance>,
+        spool: &std::path::Path,
+    ) -> Arc<Self> {
         let folder = spool.join(session.as_str());
-        Self::with(session, limits, Disk::new(folder, limits.disk), 0)
+        Self::with(session, memory, Disk::new(folder, allowance), 0)
     }
 
     /// What an earlier session left on disk.
     fn reopened(session: SessionId, disk: Disk) -> Arc<Self> {
         let end = disk.end().unwrap_or_default();
-        let journal = Self::with(session, Limits { memory: 0, disk: u64::MAX }, disk, end);
+        let journal = Self::with(session, 0, disk, end);
         {
             let mut inner = journal.lock();
             inner.last_sequence = inner.disk.last_sequence();
@@ -93,7 +91,7 @@ impl Journal {
         journal
     }
 
-    fn with(session: SessionId, limits: Limits, disk: Disk, end: u64) -> Arc<Self> {
+    fn with(session: SessionId, memory: usize, disk: Disk, end: u64) -> Arc<Self> {
         let inner = Inner {
             memory: VecDeque::new(),
             weight: 0,
@@ -105,7 +103,7 @@ impl Journal {
             closed: false,
             noted: None,
         };
-        Arc::new(Self { session, limits, inner: Mutex::new(inner) })
+        Arc::new(Self { session, memory, inner: Mutex::new(inner) })
     }
 
     pub(crate) fn session(&self) -> &SessionId {
@@ -131,8 +129,8 @@ impl Journal {
         inner.memory.push_back(Arc::new(message));
         inner.drop_for_those_who_refuse();
         // Some at a time: each goes to disk with others.
-        if inner.weight > self.limits.memory + SOME {
-            inner.settle(self.limits.memory);
+        if inner.weight > self.memory + SOME {
+            inner.settle(self.memory);
         }
     }
 
@@ -146,7 +144,7 @@ impl Journal {
     /// To be called after some messages were pushed: wakes readers, keeps to the limits.
     pub(super) fn settle(&self) {
         let mut inner = self.lock();
-        inner.settle(self.limits.memory);
+        inner.settle(self.memory);
         let (end, closed) = (inner.end, inner.closed);
         inner.cursors.iter_mut().for_each(|cursor| cursor.wake(end, closed));
     }

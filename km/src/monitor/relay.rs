@@ -86,14 +86,28 @@ pub(super) struct Copies {
 /// Forwards until one of the two pipes ends. Both are closed then, so that either side sees what
 /// it would see without a relay: the reader its end of file, the writer a broken pipe.
 pub(super) fn pump(from: OwnedFd, to: OwnedFd, copies: Copies, progress: &Progress) -> Ended {
-    let ended = match copies {
-        Copies { tap: None, track: None } if can_be_moved(from.as_fd()) => {
-            move_pages(from.as_fd(), to.as_fd(), progress)
+    let mut movable = can_be_moved(from.as_fd());
+    let ended = loop {
+        let (from, to) = (from.as_fd(), to.as_fd());
+        let ended = if movable && !copies.are_taken() {
+            movable = false;
+            move_pages(from, to, progress)
+        } else {
+            copy(from, to, &copies, movable, progress)
+        };
+        if let Some(ended) = ended {
+            break ended;
         }
-        copies => copy(from.as_fd(), to.as_fd(), &copies, progress),
     };
     progress.wrote();
     ended
+}
+
+impl Copies {
+    /// Whether anybody wants them; who does not will not later.
+    fn are_taken(&self) -> bool {
+        self.track.is_some() || self.tap.as_ref().is_some_and(TapStream::is_taken)
+    }
 }
 
 /// Whether what is read can be handed on without a copy, and nobody changes it on the way: not so with
@@ -103,36 +117,43 @@ fn can_be_moved(from: BorrowedFd<'_>) -> bool {
     matches!(kind, Ok(FileType::Fifo | FileType::Socket))
 }
 
-/// Hands the pages of one pipe on to the other. Nobody sees the bytes.
-fn move_pages(from: BorrowedFd<'_>, to: BorrowedFd<'_>, progress: &Progress) -> Ended {
+/// Hands the pages of one pipe on to the other: nobody sees the bytes. None where that cannot be done.
+fn move_pages(from: BorrowedFd<'_>, to: BorrowedFd<'_>, progress: &Progress) -> Option<Ended> {
     loop {
         // Waiting for bytes and waiting for somebody to take them are two things to who looks on.
         if wait_for(from, PollFlags::IN).is_err() {
-            return Ended::Writer;
+            return Some(Ended::Writer);
         }
         progress.read();
         match splice(from, None, to, None, CHUNK, SpliceFlags::empty()) {
-            Ok(0) => return Ended::Writer,
+            Ok(0) => return Some(Ended::Writer),
             Ok(_) => progress.wrote(),
             Err(Errno::INTR) => {}
             // One of the two was made non-blocking by somebody else.
             Err(Errno::AGAIN) => match wait_for(to, PollFlags::OUT) {
                 Ok(()) => {}
-                Err(_) => return Ended::Reader,
+                Err(_) => return Some(Ended::Reader),
             },
             // Not every file can take pages (one that is opened for appending, a terminal).
-            Err(Errno::INVAL) => return copy(from, to, &Copies::default(), progress),
-            Err(_) => return Ended::Reader,
+            Err(Errno::INVAL) => return None,
+            Err(_) => return Some(Ended::Reader),
         }
     }
 }
 
-fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, copies: &Copies, progress: &Progress) -> Ended {
+/// Forwards, and hands out copies. None when nobody takes them any more, and there is a better way.
+fn copy(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    copies: &Copies,
+    movable: bool,
+    progress: &Progress,
+) -> Option<Ended> {
     let mut buffer = Vec::with_capacity(CHUNK);
     loop {
         let bytes = match read(from, &mut buffer) {
             Ok(bytes) if !bytes.is_empty() => bytes,
-            _ => return Ended::Writer,
+            _ => return Some(Ended::Writer),
         };
         progress.read();
         // Before it is forwarded: a request is seen before the reply to it, and what was forwarded is
@@ -144,9 +165,12 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, copies: &Copies, progress: &Pr
             tap.copy(&bytes);
         }
         if write_all(to, &bytes).is_err() {
-            return Ended::Reader;
+            return Some(Ended::Reader);
         }
         progress.wrote();
+        if movable && !copies.are_taken() {
+            return None;
+        }
     }
 }
 

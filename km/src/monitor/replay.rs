@@ -16,13 +16,13 @@ use km_package::name::PluginName;
 use km_proto::Direction;
 use serde::Serialize;
 
-use super::journal::{Counters, Limits};
+use super::journal::Counters;
 use super::message::Message;
 use super::observe::{Observed, Observer};
 use super::record::{Content, Entry, Missed, Reader};
 use super::remarks::Remarks;
 use super::tap::{Framing, Moment, StreamKind, Tap, TapStream, tap};
-use super::watchers::{Selection, Watchers};
+use super::watchers::{Limits, Selection, Watchers};
 use crate::environment::Environment;
 use crate::host::guard;
 pub(crate) use server::Speed;
@@ -150,7 +150,7 @@ fn feed(reader: &mut Reader, tap: &Tap, keep_up: &mut dyn FnMut(&Tap) -> bool) -
 
 /// All messages of a recording.
 fn messages(reader: &mut Reader) -> Result<Vec<Message>, Failure> {
-    let (tap, pieces) = tap();
+    let (tap, mut pieces) = tap();
     let mut messages = Vec::new();
     let mut observer = Observer::new(usize::MAX, Arc::default()).since(tap.begun());
     let mut note = |observed: Observed| match observed {

@@ -1,5 +1,7 @@
 //! Copies of what passes, taken by whoever forwards it without ever waiting.
 
+mod overflow;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime};
@@ -7,14 +9,20 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use km_proto::Direction;
 
-/// Most bytes that may wait for the framer.
+pub(super) use overflow::Overflow;
+
+/// Most bytes that may wait for the framer in memory: as many as pass while a disk is slow for a moment.
 const BUDGET: usize = 64 << 20;
+/// When so many wait, those that come are put on disk first.
+const FLOOD: usize = 4 << 20;
 
 /// A piece of what passed, or what had to be left out.
 #[derive(Debug)]
 pub(super) struct Piece {
     /// Which stream it belongs to.
     pub(super) stream: u64,
+    /// How that is cut.
+    pub(super) framing: Framing,
     pub(super) received: Moment,
     pub(super) content: PieceContent,
 }
@@ -89,6 +97,11 @@ impl Framing {
         }
     }
 
+    /// What stands for bytes that are left out.
+    fn gap(self, bytes: &[u8]) -> PieceContent {
+        PieceContent::Gap { lines: self.ends_in(bytes), ends_line: self.ends_with(bytes) }
+    }
+
     /// Whether a message ends with these bytes.
     fn ends_with(self, bytes: &[u8]) -> bool {
         match self {
@@ -121,6 +134,7 @@ pub(super) struct TapStream {
 #[derive(Debug)]
 pub(super) struct TapReader {
     pieces: mpsc::Receiver<Piece>,
+    overflow: Option<Overflow>,
     waiting: Arc<AtomicUsize>,
     closed: Arc<AtomicBool>,
     begun: Instant,
@@ -137,20 +151,20 @@ pub(super) fn tap() -> (Tap, TapReader) {
         opened: Arc::default(),
         begun,
     };
-    (tap, TapReader { pieces: receiver, waiting, closed, begun })
+    (tap, TapReader { pieces: receiver, overflow: None, waiting, closed, begun })
 }
 
 impl Tap {
     /// Begins a stream.
     pub(super) fn open(&self, kind: StreamKind) -> TapStream {
         let (stream, framing) = (self.opened.fetch_add(1, Ordering::Relaxed), kind.framing);
-        self.send(stream, Moment::now(), PieceContent::Open(kind));
+        self.send(Piece { stream, framing, received: Moment::now(), content: PieceContent::Open(kind) });
         TapStream { tap: self.clone(), stream, framing }
     }
 
     /// Says that the session has ended: no stream goes on after this.
     pub(super) fn finish(&self) {
-        self.send(0, Moment::now(), PieceContent::Finish);
+        self.send(Piece::finish());
     }
 
     /// When the session began.
@@ -163,16 +177,21 @@ impl Tap {
         if self.closed.load(Ordering::Relaxed) { 0 } else { self.waiting.load(Ordering::Relaxed) }
     }
 
-    fn send(&self, stream: u64, received: Moment, content: PieceContent) {
+    fn send(&self, piece: Piece) {
         // Fails when nobody listens any more.
-        let _ = self.pieces.send(Piece { stream, received, content });
+        let _ = self.pieces.send(piece);
     }
 }
 
 impl TapStream {
+    /// Whether somebody takes copies. Nobody who has ceased to begins again.
+    pub(super) fn is_taken(&self) -> bool {
+        !self.tap.closed.load(Ordering::Relaxed)
+    }
+
     /// Says that what follows is compressed.
     pub(super) fn coded(&self, coding: Coding) {
-        self.tap.send(self.stream, Moment::now(), PieceContent::Coded(coding));
+        self.send(Moment::now(), PieceContent::Coded(coding));
     }
 
     /// Takes a copy of these bytes, if there is room.
@@ -183,35 +202,40 @@ impl TapStream {
     /// The same, of what passed at another time.
     pub(super) fn copy_at(&self, moment: Moment, bytes: &Bytes) {
         let tap = &self.tap;
-        if tap.closed.load(Ordering::Relaxed) || bytes.is_empty() {
+        if !self.is_taken() || bytes.is_empty() {
             return;
         }
-        let room = tap.waiting.load(Ordering::Relaxed) + bytes.len() <= BUDGET;
+        let weight = weight(bytes);
+        let room = tap.waiting.load(Ordering::Relaxed) + weight <= BUDGET;
         let content = if room {
-            tap.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+            tap.waiting.fetch_add(weight, Ordering::Relaxed);
             PieceContent::Bytes(bytes.clone())
         } else {
-            let Self { framing, .. } = self;
-            PieceContent::Gap { lines: framing.ends_in(bytes), ends_line: framing.ends_with(bytes) }
+            self.framing.gap(bytes)
         };
-        tap.send(self.stream, moment, content);
+        self.send(moment, content);
     }
 
     /// Says that so many line ends are missing, and whether the last byte that is missing was one.
     pub(super) fn gap_at(&self, moment: Moment, lines: u64, ends_line: bool) {
-        self.tap.send(self.stream, moment, PieceContent::Gap { lines, ends_line });
+        self.send(moment, PieceContent::Gap { lines, ends_line });
     }
 
     /// Ends it at another time than now.
     pub(super) fn end_at(self, moment: Moment) {
         // The end that dropping it says besides comes after the last.
-        self.tap.send(self.stream, moment, PieceContent::End);
+        self.send(moment, PieceContent::End);
+    }
+
+    fn send(&self, received: Moment, content: PieceContent) {
+        let Self { tap, stream, framing } = self;
+        tap.send(Piece { stream: *stream, framing: *framing, received, content });
     }
 }
 
 impl Drop for TapStream {
     fn drop(&mut self) {
-        self.tap.send(self.stream, Moment::now(), PieceContent::End);
+        self.send(Moment::now(), PieceContent::End);
     }
 }
 
@@ -221,19 +245,42 @@ impl TapReader {
         self.begun
     }
 
-    /// The next piece; none when the session has ended.
-    pub(super) fn next(&self) -> Option<Piece> {
-        let piece = self.pieces.recv().ok()?;
-        match &piece.content {
-            PieceContent::Bytes(bytes) => {
-                self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
-            }
-            PieceContent::Finish => return None,
-            PieceContent::Open(_) | PieceContent::Coded(_) | PieceContent::Gap { .. } | PieceContent::End => {
-            }
-        }
-        Some(piece)
+    /// Where pieces wait that are too many for memory.
+    pub(super) fn overflow_to(&mut self, overflow: Overflow) {
+        self.overflow = Some(overflow);
     }
+
+    /// The next piece; none when the session has ended.
+    pub(super) fn next(&mut self) -> Option<Piece> {
+        let piece = self.next_of_any()?;
+        if matches!(piece.content, PieceContent::Finish) { None } else { Some(piece) }
+    }
+
+    fn next_of_any(&mut self) -> Option<Piece> {
+        let Self { pieces, waiting, overflow, .. } = self;
+        let is_flooded = waiting.load(Ordering::Relaxed) > FLOOD;
+        let Some(overflow) = overflow.as_mut().filter(|overflow| is_flooded || !overflow.is_empty()) else {
+            return Some(taken(pieces.recv().ok()?, waiting));
+        };
+        while let Ok(piece) = pieces.try_recv() {
+            overflow.push(taken(piece, waiting));
+        }
+        overflow.pop()
+    }
+}
+
+/// Notes that a piece waits no more.
+fn taken(piece: Piece, waiting: &AtomicUsize) -> Piece {
+    if let PieceContent::Bytes(bytes) = &piece.content {
+        waiting.fetch_sub(weight(bytes), Ordering::Relaxed);
+    }
+    piece
+}
+
+/// The memory that a piece takes while it waits.
+fn weight(bytes: &[u8]) -> usize {
+    const OVERHEAD: usize = 256;
+    OVERHEAD + bytes.len()
 }
 
 impl Drop for TapReader {
@@ -248,14 +295,14 @@ mod tests {
 
     #[test]
     fn what_nobody_takes_away_is_left_out_and_counted() {
-        let (tap, reader) = tap();
+        let (tap, mut reader) = tap();
         let kind = StreamKind { direction: Direction::Inbound, framing: Framing::Lines, channel: None };
         let stream = tap.open(kind);
-        stream.copy(&vec![b'x'; BUDGET].into());
+        stream.copy(&vec![b'x'; BUDGET - 256].into());
         stream.copy(&"a\nb\n".into());
         assert!(matches!(reader.next().unwrap().content, PieceContent::Open(_)));
         assert!(
-            matches!(reader.next().unwrap().content, PieceContent::Bytes(bytes) if bytes.len() == BUDGET)
+            matches!(reader.next().unwrap().content, PieceContent::Bytes(bytes) if bytes.len() == BUDGET - 256)
         );
         assert!(matches!(reader.next().unwrap().content, PieceContent::Gap { lines: 2, ends_line: true }));
         stream.copy(&"c".into());

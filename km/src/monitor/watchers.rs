@@ -10,13 +10,14 @@ use km_package::failure::{Failure, Kind};
 use km_package::name::PluginName;
 use tokio::sync::{oneshot, watch};
 
+use super::allowance::Allowance;
 use super::calls::Calls;
 use super::control;
-use super::journal::{Counters, Journal, Leftover, Limits, Reader, claim};
+use super::journal::{Counters, Journal, Leftover, Reader, claim};
 use super::observe::{Observed, Observer};
 use super::remarks::Remarks;
 use super::session_id::SessionId;
-use super::tap::TapReader;
+use super::tap::{Overflow, TapReader};
 use crate::auth::Authority;
 use crate::config::Config;
 use crate::environment::Environment;
@@ -35,6 +36,15 @@ const LEAVE: Duration = Duration::from_millis(700);
 
 /// How much of a message is kept to see what was called, and whether it went well.
 const ENOUGH_TO_COUNT: usize = 64 << 20;
+
+/// What a session may keep for its plugins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// In memory, in bytes.
+    pub(crate) memory: usize,
+    /// On disk, in bytes.
+    pub(crate) disk: u64,
+}
 
 /// Which plugins a session has, and what each may keep in memory.
 #[derive(Debug, Clone)]
@@ -97,7 +107,7 @@ impl Watchers {
             }
             // Plugins would have taken it.
             if let (Some(tap), Some(calls)) = (tap, calls) {
-                count(&tap, calls);
+                count(tap, calls);
             }
             drop(running);
         })?;
@@ -154,7 +164,9 @@ fn run(
         return Ok(());
     }
     let leftovers = claim(&home.spool());
-    let journal = Journal::new(SessionId::new(), selection.limits, &home.spool());
+    let allowance = Arc::new(Allowance::new(selection.limits.disk));
+    let overflow = Overflow::new(home.spool(), Arc::clone(&allowance));
+    let journal = Journal::new(SessionId::new(), selection.limits.memory, allowance, &home.spool());
     let watchers: Vec<Watcher> = names
         .into_iter()
         .map(|name| Watcher {
@@ -181,7 +193,8 @@ fn run(
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Kind::Local, e))?;
-    let Some(tap) = tap.take() else { return Ok(()) };
+    let Some(mut tap) = tap.take() else { return Ok(()) };
+    tap.overflow_to(overflow);
     let observer = Observer::new(selection.max_message, calls).since(tap.begun());
     let (framer, first) = hand_out(tap, observer, journal)?;
     runtime.block_on(supervise(Arc::new(context), &watchers, &leftovers, first, orders));
@@ -226,7 +239,7 @@ fn discover(
 /// Starts the thread that makes messages of what passes and keeps them. The receiver hears of the
 /// first message.
 fn hand_out(
-    tap: TapReader,
+    mut tap: TapReader,
     mut observer: Observer,
     journal: Arc<Journal>,
 ) -> Result<(thread::JoinHandle<()>, oneshot::Receiver<()>), Failure> {
@@ -257,7 +270,7 @@ fn hand_out(
 }
 
 /// Counts calls where there are no plugins to make messages for.
-fn count(tap: &TapReader, calls: Arc<Mutex<Calls>>) {
+fn count(mut tap: TapReader, calls: Arc<Mutex<Calls>>) {
     let mut observer = Observer::new(ENOUGH_TO_COUNT, calls);
     while let Some(piece) = tap.next() {
         observer.take(piece, &mut |_| {});

@@ -125,7 +125,7 @@ mod tests {
     fn an_exchange_is_of_its_session_or_of_its_own_channel() {
         const JSON: &str = "Content-Type: application/json\r\n";
         let events = "Content-Type: Text/Event-Stream;charset=utf-8\r\n";
-        let (tap, reader) = tap();
+        let (tap, mut reader) = tap();
         let observation = Observation::new(Some(tap.clone()));
         let session = format!("{JSON}mcp-session-id: abc\r\n");
         assert_eq!(observed(&observation, JSON, &session), [true, true]);

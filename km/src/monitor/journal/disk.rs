@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::super::allowance::Allowance;
 use super::super::message::Message;
 use super::segment::{Place, Segment};
 use crate::paths;
@@ -23,15 +25,13 @@ pub(super) struct Disk {
     folder: PathBuf,
     lock: Option<File>,
     segments: VecDeque<Segment>,
-    limit: u64,
-    /// What all segments hold.
-    bytes: u64,
+    allowance: Arc<Allowance>,
 }
 
 impl Disk {
-    /// Nothing is made before the first message comes. Holds about `limit` bytes.
-    pub(super) fn new(folder: PathBuf, limit: u64) -> Self {
-        Self { folder, lock: None, segments: VecDeque::new(), limit, bytes: 0 }
+    /// Nothing is made before the first message comes.
+    pub(super) fn new(folder: PathBuf, allowance: Arc<Allowance>) -> Self {
+        Self { folder, lock: None, segments: VecDeque::new(), allowance }
     }
 
     /// What an earlier session left; none while that lives.
@@ -41,14 +41,15 @@ impl Disk {
             std::fs::read_dir(&folder)?.flatten().map(|entry| entry.path()).collect();
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "messages"));
         paths.sort();
-        let mut disk = Self { lock: Some(lock), ..Self::new(folder, u64::MAX) };
+        let unlimited = Arc::new(Allowance::new(u64::MAX));
+        let mut disk = Self { lock: Some(lock), ..Self::new(folder, unlimited) };
         for path in paths {
             let segment = Segment::reopen(path)?;
             // What comes after a hole is of no use: it was written before what is missing.
             if disk.segments.back().is_some_and(|last| last.end() != segment.first) {
                 break;
             }
-            disk.bytes += segment.length;
+            disk.allowance.take_anyway(segment.length);
             disk.segments.push_back(segment);
         }
         Ok(Some(disk))
@@ -83,12 +84,12 @@ impl Disk {
             paths::create_private(&self.folder)?;
             self.lock = lock(&self.folder)?;
         }
-        let segment_size = SEGMENT.min(self.limit / 4);
+        let segment_size = SEGMENT.min(self.allowance.limit() / 4);
         match self.segments.back_mut() {
             Some(last) if last.length < segment_size && last.end() == first => {
                 let before = last.length;
                 last.append(messages)?;
-                self.bytes += last.length - before;
+                self.allowance.take_anyway(last.length - before);
             }
             _ => {
                 let mut segment = Segment::create(&self.folder, first)?;
@@ -96,7 +97,7 @@ impl Disk {
                     segment.remove();
                     return Err(e);
                 }
-                self.bytes += segment.length;
+                self.allowance.take_anyway(segment.length);
                 self.segments.push_back(segment);
             }
         }
@@ -107,10 +108,10 @@ impl Disk {
     /// the last that went.
     pub(super) fn shrink(&mut self) -> Option<(u64, u64)> {
         let mut last = None;
-        while self.bytes > self.limit {
+        while self.allowance.is_exceeded() {
             let segment = self.segments.pop_front()?;
             last = Some((segment.end() - 1, segment.last_sequence));
-            self.bytes -= segment.length;
+            self.allowance.give_back(segment.length);
             segment.remove();
         }
         last
@@ -119,7 +120,7 @@ impl Disk {
     /// Takes away what nobody needs: whole files before this position.
     pub(super) fn forget_before(&mut self, position: u64) {
         while let Some(segment) = self.segments.pop_front_if(|segment| segment.end() <= position) {
-            self.bytes -= segment.length;
+            self.allowance.give_back(segment.length);
             segment.remove();
         }
     }
@@ -132,8 +133,7 @@ impl Disk {
 
     /// Takes everything away.
     pub(super) fn remove(&mut self) {
-        self.segments.clear();
-        self.bytes = 0;
+        self.segments.drain(..).for_each(|segment| self.allowance.give_back(segment.length));
         if self.lock.take().is_some() {
             // A folder that cannot be removed is swept by the next session.
             let _ = std::fs::remove_dir_all(&self.folder);

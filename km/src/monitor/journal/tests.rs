@@ -37,7 +37,7 @@ struct Session {
 impl Session {
     fn new(memory: usize, disk: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let journal = Journal::new(SessionId::new(), Limits { memory, disk }, folder.path());
+        let journal = Journal::new(SessionId::new(), memory, Arc::new(Allowance::new(disk)), folder.path());
         Self { folder, journal }
     }
 
@@ -212,7 +212,7 @@ async fn without_a_disk_the_oldest_go() {
     // A file where the folder should be: the disk takes nothing.
     let blocked = folder.path().join("spool");
     std::fs::write(&blocked, "").unwrap();
-    let journal = Journal::new(SessionId::new(), Limits { memory: 3000, disk: 1 << 30 }, &blocked);
+    let journal = Journal::new(SessionId::new(), 3000, Arc::new(Allowance::new(1 << 30)), &blocked);
     let reader = journal.subscribe("a".parse().unwrap());
     for n in 1..=5 {
         journal.push(message(n, 1000));

@@ -39,7 +39,8 @@ impl Session {
         let monotonic = self.begun.monotonic + Duration::from_millis(self.sequence.into());
         let received = Moment { monotonic, ..self.begun };
         let mut message = None;
-        self.observer.take(Piece { stream, received, content }, &mut |observed| match observed {
+        let framing = Framing::Lines;
+        self.observer.take(Piece { stream, framing, received, content }, &mut |observed| match observed {
             Observed::Message(observed) => message = Some(observed),
             Observed::Lost { .. } => unreachable!("nothing is lost here"),
         });
