@@ -2,6 +2,7 @@
 
 mod api_server;
 mod build;
+pub mod control;
 pub mod engineer;
 mod environment;
 pub mod go;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use go_plugin::host::RestartPolicy;
 use jiff::{Span, SpanRelativeTo};
 use km_cli::Output;
 use km_package::failure::{Failure, Kind};
@@ -46,6 +47,9 @@ pub(super) struct Monitor {
     /// Memory that the process of one plugin may take; past it the plugin is started anew
     #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
     plugin_memory: usize,
+    /// So many deaths within a minute, and a plugin is given up for the session
+    #[arg(long, value_name = "COUNT", default_value_t = RestartPolicy::default().deaths)]
+    max_deaths: usize,
     /// How long plugins have at the end for messages that still wait: `500ms`, `1s`, `2min`
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
     drain_timeout: Duration,
@@ -83,6 +87,7 @@ impl Monitor {
             max_message: self.max_message,
             drain_timeout: self.drain_timeout,
             plugin_memory: self.plugin_memory as u64,
+            max_deaths: self.max_deaths,
         };
         let plugins = (!self.no_plugins).then_some(selection);
         let verbose = output.verbose() > 0;

@@ -47,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) grace: Grace,
     /// How much memory a plugin may take, in bytes.
     pub(crate) memory: u64,
+    /// When one that died is started again.
+    pub(crate) restart: RestartPolicy,
 }
 
 /// One plugin of a session.
@@ -102,7 +104,7 @@ impl Supervisor {
     /// Runs the plugin until the session ends or it is given up.
     pub(crate) async fn run(self) {
         let mut orders = self.orders.clone();
-        let policy = RestartPolicy::default();
+        let policy = self.context.restart;
         let mut budget = CrashBudget::new(policy);
         loop {
             let begun = Instant::now();

@@ -11,6 +11,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use go_plugin::host::RestartPolicy;
 use km_package::failure::{Failure, Kind};
 use km_package::name::PluginName;
 use km_proto::Direction;
@@ -76,6 +77,7 @@ pub(crate) fn deliver(
         max_message: LARGEST,
         drain_timeout: NO_HURRY,
         plugin_memory: u64::MAX,
+        max_deaths: RestartPolicy::default().deaths,
     };
     let watchers =
         Watchers::start(environment, Some(selection), pieces, None, None, verbose).map_err(local)?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use go_plugin::host::Grace;
+use go_plugin::host::{Grace, RestartPolicy};
 use km_package::failure::{Failure, Kind};
 use km_package::name::PluginName;
 use tokio::sync::{oneshot, watch};
@@ -59,6 +59,8 @@ pub(crate) struct Selection {
     pub(crate) drain_timeout: Duration,
     /// How much memory each plugin's process may take, in bytes.
     pub(crate) plugin_memory: u64,
+    /// After so many deaths within a minute a plugin is given up.
+    pub(crate) max_deaths: usize,
 }
 
 /// One plugin of the session, as what it reads and its report.
@@ -188,6 +190,7 @@ fn run(
         remarks: Remarks,
         grace: GRACE,
         memory: selection.plugin_memory,
+        restart: RestartPolicy { deaths: selection.max_deaths, ..RestartPolicy::default() },
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

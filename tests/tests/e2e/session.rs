@@ -1,13 +1,12 @@
 //! A session through `km monitor`, driven line by line.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use km_tests::{Finished, TestEnvironment};
+use km_tests::{Finished, TestEnvironment, control};
 
 /// A running `km monitor`, with the client's ends of its pipes.
 pub(crate) struct Session {
@@ -74,17 +73,12 @@ impl Session {
 
     /// What the session says of itself on its control socket; nothing before it listens there.
     pub(crate) fn report(&self, environment: &TestEnvironment) -> serde_json::Value {
-        let socket = environment.home().join(format!("run/{}.sock", self.pid()));
-        let mut document = Vec::new();
-        let asked = UnixStream::connect(socket).and_then(|mut stream| stream.read_to_end(&mut document));
-        asked.map_or(serde_json::Value::Null, |_| serde_json::from_slice(&document).expect("JSON"))
+        control::report(environment, self.pid())
     }
 
     /// What it says of one plugin.
     pub(crate) fn plugin(&self, environment: &TestEnvironment, name: &str) -> serde_json::Value {
-        let report = self.report(environment);
-        let plugins = report["plugins"].as_array().cloned().unwrap_or_default();
-        plugins.into_iter().find(|plugin| plugin["name"] == name).unwrap_or_default()
+        control::plugin(environment, self.pid(), name)
     }
 
     /// One message to the server and back.

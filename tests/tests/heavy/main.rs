@@ -5,4 +5,6 @@
 
 mod concurrency;
 mod crash;
+mod delivery;
 mod recording;
+mod soak;
