@@ -31,6 +31,8 @@ pub enum Mode {
     IgnoresStop,
     /// Starts a child, and one in a session of its own, that would live on.
     Forks,
+    /// Takes 64 MiB of memory for each of its first twelve messages, and keeps them.
+    Eats,
     /// Writes a lot to stderr for each message.
     FloodsStderr,
     /// Says that each message failed.
@@ -47,7 +49,7 @@ pub enum Mode {
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Counts,
         Self::NeverStarts,
         Self::ExitsEarly,
@@ -62,6 +64,7 @@ impl Mode {
         Self::Crashes,
         Self::IgnoresStop,
         Self::Forks,
+        Self::Eats,
         Self::FloodsStderr,
         Self::Fails,
         Self::ErrorsOut,
@@ -87,6 +90,7 @@ impl Mode {
             Self::Crashes => "crashes",
             Self::IgnoresStop => "ignores-stop",
             Self::Forks => "forks",
+            Self::Eats => "eats",
             Self::FloodsStderr => "floods-stderr",
             Self::Fails => "fails",
             Self::ErrorsOut => "errors-out",

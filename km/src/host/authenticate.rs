@@ -36,6 +36,8 @@ pub(crate) struct AuthenticatedPlugin {
     pub(crate) door: Door,
     /// Whether it wants in the next session what it could not be given in this.
     pub(crate) is_durable: bool,
+    /// Most bytes of one message that it takes.
+    pub(super) longest_message: u64,
     /// Whether it takes messages in batches.
     pub(super) takes_batches: bool,
 }
@@ -77,6 +79,15 @@ struct Introduction {
     voice: Voice,
     required_tier: Tier,
     is_durable: bool,
+    longest_message: u64,
+}
+
+/// What came of talking to a plugin before its first message.
+struct Conversation {
+    door: Door,
+    access: Access,
+    is_durable: bool,
+    longest_message: u64,
 }
 
 impl SpawnedPlugin {
@@ -94,10 +105,15 @@ impl SpawnedPlugin {
     ) -> Result<AuthenticatedPlugin, PluginFailure> {
         let mut client = Protocol1::new(self.process.channel()).max_decoding_message_size(MAX_ANSWER);
         match self.converse(&mut client, authority, debug).await {
-            Ok((door, access, is_durable)) => {
-                let takes_batches = door.protocol2().is_some();
-                Ok(AuthenticatedPlugin { plugin: self, client, access, door, is_durable, takes_batches })
-            }
+            Ok(Conversation { door, access, is_durable, longest_message }) => Ok(AuthenticatedPlugin {
+                plugin: self,
+                client,
+                access,
+                takes_batches: door.protocol2().is_some(),
+                door,
+                is_durable,
+                longest_message,
+            }),
             Err(failure) => {
                 self.stop(Grace { shutdown: Duration::from_millis(500), ..Grace::default() }).await;
                 Err(failure)
@@ -110,10 +126,11 @@ impl SpawnedPlugin {
         client: &mut Protocol1<Channel>,
         authority: &Arc<Authority>,
         debug: bool,
-    ) -> Result<(Door, Access, bool), PluginFailure> {
+    ) -> Result<Conversation, PluginFailure> {
         self.check_health().await?;
         let speaks_tokens = self.process.version() >= 2;
-        let Introduction { voice, required_tier: claimed, is_durable } = match speaks_tokens {
+        let Introduction { voice, required_tier: claimed, is_durable, longest_message } = match speaks_tokens
+        {
             true => self.describe().await?,
             false => self.introduce(client).await?,
         };
@@ -139,7 +156,7 @@ impl SpawnedPlugin {
         if !answer.success {
             return Err(PluginFailure::Refused(format!("it cannot work: {}", said(&answer.error))));
         }
-        Ok((door, access, is_durable))
+        Ok(Conversation { door, access, is_durable, longest_message })
     }
 
     /// Protocol 1: who it is, and the tier that it needs.
@@ -148,7 +165,12 @@ impl SpawnedPlugin {
         self.check_name(&name)?;
         let tier = self.call("GetRequiredTier", client.get_required_tier(Empty {})).await?.value;
         let voice = Voice::One(client.clone());
-        Ok(Introduction { voice, required_tier: parse_tier(&tier)?, is_durable: false })
+        Ok(Introduction {
+            voice,
+            required_tier: parse_tier(&tier)?,
+            is_durable: false,
+            longest_message: u64::MAX,
+        })
     }
 
     /// The same in protocol 2, and whether it is what its manifest says.
@@ -168,7 +190,13 @@ impl SpawnedPlugin {
             }
         }
         let required_tier = parse_tier(&answer.required_tier)?;
-        Ok(Introduction { voice: Voice::Two(client), required_tier, is_durable: answer.durable })
+        let limit = answer.limits.map(|limits| limits.max_message).filter(|limit| *limit > 0);
+        Ok(Introduction {
+            voice: Voice::Two(client),
+            required_tier,
+            is_durable: answer.durable,
+            longest_message: limit.unwrap_or(u64::MAX),
+        })
     }
 
     fn check_name(&self, name: &str) -> Result<(), PluginFailure> {

@@ -137,7 +137,7 @@ impl AuthenticatedPlugin {
         reader: &Reader,
         validity: &Validity,
     ) -> Result<Stream, PluginFailure> {
-        let trouble = match Batches::open(client, reader).await {
+        let trouble = match Batches::open(client, self.longest_message, reader).await {
             Ok(mut batches) => match batches.run(reader, validity).await {
                 Ok(()) => return Ok(Stream::Done),
                 Err(trouble) => trouble,
@@ -185,6 +185,8 @@ struct Batches {
     answers: Streaming<v2::DeliverResponse>,
     /// Most bytes that may be on their way.
     window: usize,
+    /// Most bytes of one message that the plugin takes.
+    longest: u64,
     /// When the plugin was last seen to get on.
     progress: Instant,
 }
@@ -195,7 +197,7 @@ enum Opening {
 }
 
 impl Batches {
-    async fn open(mut client: Protocol2<Channel>, reader: &Reader) -> Result<Self, Opening> {
+    async fn open(mut client: Protocol2<Channel>, longest: u64, reader: &Reader) -> Result<Self, Opening> {
         let (requests, outgoing) = mpsc::channel(1);
         let session = reader.journal().session();
         let start = v2::SessionStart {
@@ -220,7 +222,7 @@ impl Batches {
         };
         reader.skip_to(first.acknowledged);
         let window = usize::try_from(first.window).unwrap_or(usize::MAX);
-        Ok(Self { requests: Some(requests), answers, window, progress: Instant::now() })
+        Ok(Self { requests: Some(requests), answers, window, longest, progress: Instant::now() })
     }
 
     /// Until all messages were handled.
@@ -247,7 +249,7 @@ impl Batches {
                         if !busy {
                             self.progress = Instant::now();
                         }
-                        send(requests, reader.take(MOST).await).await?;
+                        send(requests, reader.take(MOST).await, self.longest).await?;
                     }
                     // The plugin may take its time for what it has.
                     None => self.requests = None,
@@ -278,18 +280,28 @@ fn refused(status: &Status) -> Trouble {
     Trouble::Call(format!("Deliver: {}", said(status.message())))
 }
 
-async fn send(requests: &mpsc::Sender<v2::DeliverRequest>, entries: Vec<Entry>) -> Result<(), Trouble> {
+async fn send(
+    requests: &mpsc::Sender<v2::DeliverRequest>,
+    entries: Vec<Entry>,
+    longest: u64,
+) -> Result<(), Trouble> {
     let mut messages = Vec::new();
     let mut bytes = 0;
     for entry in entries {
-        let data = piece(&entry, 0)?;
-        let (mut sent, all) = (data.len() as u64, entry.length());
-        let head = v2::Message { data, more: sent < all, size: entry.size(), ..entry.message.head() };
+        let all = entry.length().min(longest);
+        let mut head = entry.message.head();
+        head.size = entry.size();
+        if all < entry.length() {
+            head.sha256 = Bytes::copy_from_slice(entry.sha256().map_err(unreadable)?.as_bytes());
+        }
+        head.data = piece(&entry, 0, all)?;
+        let mut sent = head.data.len() as u64;
+        head.more = sent < all;
         bytes += head.data.len();
         messages.push(head);
         while sent < all {
             hand_on(requests, std::mem::take(&mut messages)).await?;
-            let data = piece(&entry, sent)?;
+            let data = piece(&entry, sent, all)?;
             sent += data.len() as u64;
             let sequence = entry.message.sequence;
             messages.push(v2::Message { sequence, data, more: sent < all, ..v2::Message::default() });
@@ -302,8 +314,15 @@ async fn send(requests: &mpsc::Sender<v2::DeliverRequest>, entries: Vec<Entry>) 
     if messages.is_empty() { Ok(()) } else { hand_on(requests, messages).await }
 }
 
-fn piece(entry: &Entry, offset: u64) -> Result<Bytes, Trouble> {
-    entry.piece(offset).map_err(|e| Trouble::Call(format!("a message cannot be read back: {e}")))
+/// The data from an offset on, a piece at most, and nothing past an end.
+fn piece(entry: &Entry, offset: u64, end: u64) -> Result<Bytes, Trouble> {
+    let mut data = entry.piece(offset).map_err(unreadable)?;
+    data.truncate(usize::try_from(end - offset).unwrap_or(usize::MAX));
+    Ok(data)
+}
+
+fn unreadable(error: std::io::Error) -> Trouble {
+    Trouble::Call(format!("a message cannot be read back: {error}"))
 }
 
 async fn hand_on(

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         | Mode::AnswersLate
         | Mode::Crashes
         | Mode::Forks
+        | Mode::Eats
         | Mode::FloodsStderr
         | Mode::ForgesLines
         | Mode::Fails => serve(file, mode, Tier::Free),
@@ -82,12 +83,13 @@ fn serve(file: String, mode: Mode, required_tier: Tier) -> ExitCode {
         permissions: Permissions::default(),
         durable: false,
     };
-    km_plugin::serve(about, Misbehaving { mode, messages: 0 })
+    km_plugin::serve(about, Misbehaving { mode, messages: 0, eaten: Vec::new() })
 }
 
 struct Misbehaving {
     mode: Mode,
     messages: u64,
+    eaten: Vec<Vec<u8>>,
 }
 
 impl Plugin for Misbehaving {
@@ -108,6 +110,7 @@ impl Plugin for Misbehaving {
                 println!("message {} {direction} {}", message.sequence, message.size());
             }
             Mode::Fails => return Err("it always fails".into()),
+            Mode::Eats if self.eaten.len() < 12 => self.eaten.push(vec![1; 64 << 20]),
             Mode::FloodsStderr => eprint!("{}", "noise without end ".repeat(20_000)),
             Mode::ForgesLines => {
                 println!("plain\x1b[2K");
@@ -130,6 +133,7 @@ impl Plugin for Misbehaving {
             | Mode::AcceptsAnyone
             | Mode::ErrorsOut
             | Mode::Hangs
+            | Mode::Eats
             | Mode::IgnoresStop
             | Mode::Forks
             | Mode::NeedsPro

@@ -136,6 +136,23 @@ fn a_plugin_that_crashes_loses_the_message_that_killed_it_and_no_other() {
 }
 
 #[test]
+fn a_plugin_that_eats_memory_is_ended_and_nobody_else_notices() {
+    let environment = with(Mode::Eats);
+    let mut session = Session::start(&environment, &["--plugin-memory", "300MB", "--", "cat"]);
+    for n in 0..20 {
+        session.exchange(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{n},\"method\":\"m\"}}"));
+    }
+    let mut error = String::new();
+    wait_until("it is ended", || {
+        error = session.plugin(&environment, "eats")["error"].as_str().unwrap_or_default().to_owned();
+        error.contains("memory")
+    });
+    assert!(error.contains("MiB of memory and may take 300 (--plugin-memory)"), "{error}");
+    let finished = session.finish().expect(0);
+    assert!(finished.stderr.contains("plugin eats died"), "{}", finished.stderr);
+}
+
+#[test]
 fn a_plugin_that_ends_before_the_handshake_is_given_up_with_its_own_words() {
     let environment = with(Mode::ExitsEarly);
     let mut session = Session::start(&environment, &["--", "cat"]);

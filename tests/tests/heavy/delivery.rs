@@ -23,7 +23,11 @@ pub(crate) fn written(home: &Path, plugin: &str) -> Vec<u64> {
         |path: &&PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(&format!("{plugin}."));
     let logs: Vec<&PathBuf> = logs.iter().filter(is_log).collect();
     assert_eq!(logs.len(), 1, "{logs:?}");
-    let bytes = std::fs::read(logs[0]).unwrap();
+    numbers(logs[0])
+}
+
+fn numbers(log: &Path) -> Vec<u64> {
+    let bytes = std::fs::read(log).unwrap_or_default();
     bytes.as_chunks::<8>().0.iter().map(|number| u64::from_le_bytes(*number)).collect()
 }
 
@@ -104,4 +108,80 @@ fn plugins_that_are_killed_at_random_miss_nothing() {
         );
     }
     assert_eq!(errors.matches("is started again in").count() as u64, 2 * kills, "{errors}");
+}
+
+/// A session with a durable plugin that is stopped after two messages, and what came of it.
+struct Durable {
+    environment: TestEnvironment,
+    km: std::process::Child,
+    stdin: std::process::ChildStdin,
+    session: String,
+}
+
+impl Durable {
+    fn start() -> Self {
+        let environment = TestEnvironment::empty();
+        environment.allow(&binary("keeping"), "durable");
+        let (mut km, mut stdin) = Self::monitor(&environment);
+        stdin.write_all(b"{}\n").unwrap();
+        wait_until("it is at work", || Self::plugin(&environment, &km)["delivered"] == 2);
+        let pid = Self::plugin(&environment, &km)["pid"].as_i64().unwrap();
+        rustix::process::kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::STOP).unwrap();
+        let session = control::report(&environment, km.id())["session"].as_str().unwrap().to_owned();
+        stdin.write_all(&b"{}\n".repeat(499)).unwrap();
+        let mut read = vec![0; 1500];
+        km.stdout.as_mut().unwrap().read_exact(&mut read).unwrap();
+        wait_until("all is seen", || Self::plugin(&environment, &km)["waiting"] == 998);
+        Self { environment, km, stdin, session }
+    }
+
+    fn monitor(environment: &TestEnvironment) -> (std::process::Child, std::process::ChildStdin) {
+        let mut command = environment.command("km");
+        command.args(["monitor", "-v", "--", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut km = command.stderr(Stdio::piped()).spawn().unwrap();
+        let stdin = km.stdin.take().unwrap();
+        (km, stdin)
+    }
+
+    fn plugin(environment: &TestEnvironment, km: &std::process::Child) -> serde_json::Value {
+        control::plugin(environment, km.id(), "durable")
+    }
+
+    /// The next session, and what is there after it.
+    fn go_on(environment: &TestEnvironment, session: &str) {
+        let (km, mut stdin) = Self::monitor(environment);
+        stdin.write_all(b"{}\n").unwrap();
+        let log = environment.home().join(format!("durable.{session}.log"));
+        wait_until("it was given the rest", || numbers(&log).len() >= 1000);
+        wait_until("it is given what is new", || Self::plugin(environment, &km)["delivered"] == 2);
+        drop(stdin);
+        let output = km.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains("plugin durable: all 2 messages were delivered"), "{errors}");
+        assert!(numbers(&log) == (1..=1000).collect::<Vec<_>>(), "{errors}");
+        let left: Vec<_> = std::fs::read_dir(environment.home().join("spool")).unwrap().flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn what_a_durable_plugin_was_not_given_it_gets_in_the_next_session() {
+    let Durable { environment, km, stdin, session } = Durable::start();
+    drop(stdin);
+    let output = km.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("plugin durable: 998 of 1000 messages are kept for the next session"),
+        "{errors}"
+    );
+    Durable::go_on(&environment, &session);
+}
+
+#[test]
+fn it_gets_them_too_when_km_is_killed() {
+    let Durable { environment, mut km, stdin, session } = Durable::start();
+    km.kill().unwrap();
+    km.wait().unwrap();
+    drop(stdin);
+    Durable::go_on(&environment, &session);
 }
