@@ -34,12 +34,16 @@ pub(crate) enum PluginFailure {
     Unauthorized { kind: Kind, why: String },
     /// It did not start, or died, or does not answer: it may do better next time.
     Crashed(String),
+    /// Somebody ended it (SIGKILL): of no message that it had can be said that it was to blame.
+    Killed(String),
 }
 
 impl fmt::Display for PluginFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(why) | Self::Crashed(why) | Self::Unauthorized { why, .. } => f.write_str(why),
+            Self::Refused(why) | Self::Crashed(why) | Self::Killed(why) | Self::Unauthorized { why, .. } => {
+                f.write_str(why)
+            }
         }
     }
 }
@@ -48,7 +52,7 @@ impl PluginFailure {
     /// What kind of failure it is, for scripts.
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Refused(_) | Self::Crashed(_) => Kind::Plugin,
+            Self::Refused(_) | Self::Crashed(_) | Self::Killed(_) => Kind::Plugin,
             Self::Unauthorized { kind, .. } => *kind,
         }
     }

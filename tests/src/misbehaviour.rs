@@ -31,6 +31,8 @@ pub enum Mode {
     IgnoresStop,
     /// Starts a child, and one in a session of its own, that would live on.
     Forks,
+    /// Dies of every message that has the word `poison` in it.
+    Poisoned,
     /// Takes 64 MiB of memory for each of its first twelve messages, and keeps them.
     Eats,
     /// Writes a lot to stderr for each message.
@@ -49,7 +51,7 @@ pub enum Mode {
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Counts,
         Self::NeverStarts,
         Self::ExitsEarly,
@@ -64,6 +66,7 @@ impl Mode {
         Self::Crashes,
         Self::IgnoresStop,
         Self::Forks,
+        Self::Poisoned,
         Self::Eats,
         Self::FloodsStderr,
         Self::Fails,
@@ -90,6 +93,7 @@ impl Mode {
             Self::Crashes => "crashes",
             Self::IgnoresStop => "ignores-stop",
             Self::Forks => "forks",
+            Self::Poisoned => "poisoned",
             Self::Eats => "eats",
             Self::FloodsStderr => "floods-stderr",
             Self::Fails => "fails",

@@ -1,6 +1,7 @@
 //! Messages on their way into a plugin: one by one (protocol 1), or in batches of which it says how far
 //! it is (protocol 2).
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -145,7 +146,13 @@ impl AuthenticatedPlugin {
             Err(Opening::NotSpoken) => return Ok(Stream::NotSpoken),
             Err(Opening::Trouble(trouble)) => trouble,
         };
-        Err(PluginFailure::Crashed(self.plugin.process.explain(trouble).await.to_string()))
+        let error = self.plugin.process.explain(trouble).await;
+        Err(match error.trouble {
+            Trouble::Died(status) if status.signal() == Some(libc::SIGKILL) => {
+                PluginFailure::Killed(error.to_string())
+            }
+            _ => PluginFailure::Crashed(error.to_string()),
+        })
     }
 }
 

@@ -86,7 +86,7 @@ impl From<PluginFailure> for Ended {
     fn from(failure: PluginFailure) -> Self {
         match failure {
             PluginFailure::Refused(why) | PluginFailure::Unauthorized { why, .. } => Self::Refused(why),
-            PluginFailure::Crashed(why) => Self::Died(why),
+            PluginFailure::Crashed(why) | PluginFailure::Killed(why) => Self::Died(why),
         }
     }
 }

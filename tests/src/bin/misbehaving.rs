@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         | Mode::AnswersLate
         | Mode::Crashes
         | Mode::Forks
+        | Mode::Poisoned
         | Mode::Eats
         | Mode::FloodsStderr
         | Mode::ForgesLines
@@ -110,6 +111,9 @@ impl Plugin for Misbehaving {
                 println!("message {} {direction} {}", message.sequence, message.size());
             }
             Mode::Fails => return Err("it always fails".into()),
+            Mode::Poisoned if message.data().windows(6).any(|word| word == b"poison") => {
+                std::process::abort()
+            }
             Mode::Eats if self.eaten.len() < 12 => self.eaten.push(vec![1; 64 << 20]),
             Mode::FloodsStderr => eprint!("{}", "noise without end ".repeat(20_000)),
             Mode::ForgesLines => {
@@ -133,6 +137,7 @@ impl Plugin for Misbehaving {
             | Mode::AcceptsAnyone
             | Mode::ErrorsOut
             | Mode::Hangs
+            | Mode::Poisoned
             | Mode::Eats
             | Mode::IgnoresStop
             | Mode::Forks

@@ -81,6 +81,9 @@ fn seen(mode: Mode) -> Seen {
             test: &["by-hand", "shutdown", "controller", "sigterm"],
         },
         Mode::Forks => Seen { monitor: "[forks] child ", status: None, test: &[] },
+        Mode::Poisoned => {
+            Seen { monitor: "plugin poisoned: all 2 messages were delivered", status: None, test: &[] }
+        }
         Mode::Eats => Seen { monitor: "plugin eats: all 2 messages were delivered", status: None, test: &[] },
         Mode::FloodsStderr => Seen { monitor: "[floods-stderr] noise without end ", status: None, test: &[] },
         Mode::Fails => Seen {

@@ -136,6 +136,24 @@ fn a_plugin_that_crashes_loses_the_message_that_killed_it_and_no_other() {
 }
 
 #[test]
+fn a_message_that_kills_a_plugin_twice_is_skipped_and_no_other() {
+    let environment = with(Mode::Poisoned);
+    // What comes back is harmless.
+    let arguments = ["-v", "--drain-timeout", "60s", "--", "sed", "-u", "s/poison/water/"];
+    let mut session = Session::start(&environment, &arguments);
+    for text in ["bread", "poison", "salt"] {
+        session.send(format!("{{\"drink\":\"{text}\"}}\n").as_bytes());
+        assert!(!session.line().is_empty());
+    }
+    let finished = session.finish().expect(0);
+    let said = |text: &str| assert!(finished.stderr.contains(text), "{text}: {}", finished.stderr);
+    said("plugin poisoned died twice of message 3, which is not sent again");
+    said(
+        "plugin poisoned: 1 of 6 messages were not delivered (1 failed, 0 dropped, 0 still waited at the end): 3",
+    );
+}
+
+#[test]
 fn a_plugin_that_eats_memory_is_ended_and_nobody_else_notices() {
     let environment = with(Mode::Eats);
     let mut session = Session::start(&environment, &["--plugin-memory", "300MB", "--", "cat"]);
