@@ -44,7 +44,7 @@ use super::watchers::{Selection, Watchers};
 use crate::auth;
 use crate::config::Config;
 use crate::environment::Environment;
-use crate::host::guard;
+use crate::host::{guard, resources};
 use crate::paths::{self, Home};
 
 /// Most connections of clients; each takes two files of the thousand that a process may have open.
@@ -75,6 +75,7 @@ pub(crate) struct HttpOptions {
 pub(crate) fn run(options: HttpOptions, environment: Environment) -> Result<ExitCode, Failure> {
     let HttpOptions { listen, upstream, plugins, summary, verbose } = options;
     let local = |e: io::Error| Failure::new(Kind::Local, format_args!("cannot start the session: {e}"));
+    resources::share_heaps();
     // Before there are threads.
     let guard = guard::start_without_server().map_err(local)?;
     paths::survive_size_limits();

@@ -22,6 +22,7 @@ use super::tap::{Framing, StreamKind, Tap, tap};
 use super::watchers::{Selection, Watchers};
 use crate::environment::Environment;
 use crate::host::guard::{self, Guard, Server};
+use crate::host::resources;
 use crate::paths;
 
 /// How long a server may take to leave once its stdin was closed: from that moment or its last
@@ -68,6 +69,7 @@ enum Event {
 pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<ExitCode, Failure> {
     let recording = options.record.as_deref().map(Recording::create).transpose()?;
     let salvage = || recording.iter().for_each(Recording::salvage);
+    resources::share_heaps();
     // The guard first: it must hold no copy of the client's pipes.
     let Server { stdin, stdout, guard } = match guard::start(&options.command, &salvage) {
         Ok(server) => server,

@@ -383,11 +383,13 @@ fn what_was_called_is_said_at_the_end_with_or_without_plugins() {
     let script = r#"
         read -r call; echo '{"id":1,"method":"sampling/createMessage"}'; read -r answer
         echo '{"id":1,"result":{"isError":true}}'; echo '{"id":2,"method":"roots/list"}'"#;
-    let input =
-        b"{\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"echo\"}}\n{\"id\":1,\"result\":{}}\n";
     for plugins in [&["--no-plugins"][..], &[]] {
-        let arguments = [&["monitor", "--summary"], plugins, &["--", "sh", "-c", script]].concat();
-        let stderr = environment.km_with_input(arguments, input).expect(0).stderr;
+        let arguments = [&["--summary"], plugins, &["--", "sh", "-c", script]].concat();
+        let mut session = Session::start(&environment, &arguments);
+        session.send(b"{\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"echo\"}}\n");
+        assert!(session.line().contains("sampling"));
+        session.send(b"{\"id\":1,\"result\":{}}\n");
+        let stderr = session.finish().expect(0).stderr;
         let rows: Vec<String> = stderr
             .lines()
             .skip_while(|line| *line != "km: calls in this session")

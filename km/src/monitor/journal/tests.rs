@@ -154,6 +154,20 @@ async fn what_was_not_acknowledged_comes_again() {
 }
 
 #[tokio::test]
+async fn the_message_that_a_plugin_without_acknowledgements_died_of_does_not_come_again() {
+    let session = Session::new(1 << 20, 1 << 30);
+    let reader = session.reader("a");
+    session.push(1..=5, 100);
+    assert_eq!(reader.take(10).await.len(), 5);
+    reader.acknowledge(1);
+    reader.fail_first();
+    // There is nothing left in its hands that could be failed.
+    reader.fail_first();
+    assert_eq!(drain(&reader).await, [3, 4, 5]);
+    assert_eq!(count(&reader), (4, 1, 0, 0));
+}
+
+#[tokio::test]
 async fn a_message_that_killed_twice_is_skipped() {
     let session = Session::new(1 << 20, 1 << 30);
     let reader = session.reader("a");
