@@ -375,34 +375,3 @@ fn a_real_session_is_the_same_on_both_sides_of_km() {
         );
     }
 }
-
-/// The server asks with the id of the call that it works on, and never hears an answer to its second.
-#[test]
-fn what_was_called_is_said_at_the_end_with_or_without_plugins() {
-    let environment = TestEnvironment::with_console_logger();
-    let script = r#"
-        read -r call; echo '{"id":1,"method":"sampling/createMessage"}'; read -r answer
-        echo '{"id":1,"result":{"isError":true}}'; echo '{"id":2,"method":"roots/list"}'"#;
-    for plugins in [&["--no-plugins"][..], &[]] {
-        let arguments = [&["--summary"], plugins, &["--", "sh", "-c", script]].concat();
-        let mut session = Session::start(&environment, &arguments);
-        session.send(b"{\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"echo\"}}\n");
-        assert!(session.line().contains("sampling"));
-        session.send(b"{\"id\":1,\"result\":{}}\n");
-        let stderr = session.finish().expect(0).stderr;
-        let rows: Vec<String> = stderr
-            .lines()
-            .skip_while(|line| *line != "km: calls in this session")
-            .skip(2)
-            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-            .collect();
-        let counts = [
-            "client tools/call 1 1 0 0",
-            "client tools/call echo 1 1 0 0",
-            "server roots/list 1 0 1 0",
-            "server sampling/createMessage 1 0 0 0",
-        ];
-        assert_eq!(rows.len(), counts.len(), "{stderr}");
-        assert!(rows.iter().zip(counts).all(|(row, counts)| row.starts_with(counts)), "{stderr}");
-    }
-}
