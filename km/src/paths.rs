@@ -170,7 +170,19 @@ pub(crate) fn create_new_private(path: &Path) -> io::Result<File> {
 
 /// Opens a file that is there to be locked.
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    regular(options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?)
+}
+
+/// Opens one of `km`'s own files of any length to be read.
+pub(crate) fn open_own(path: &Path) -> io::Result<File> {
+    regular(OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?)
+}
+
+/// A FIFO in the place of a file must not stop anything.
+fn regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
 /// Removes a file. False if there was none.

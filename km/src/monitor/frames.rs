@@ -195,13 +195,13 @@ impl Out<'_> {
 
     fn lose(&mut self, count: u64) {
         if count > 0 {
-            (self.on_framed)(Framed::Lost { first: *self.sequence + 1, count });
-            *self.sequence += count;
+            (self.on_framed)(Framed::Lost { first: self.sequence.saturating_add(1), count });
+            *self.sequence = self.sequence.saturating_add(count);
         }
     }
 
     fn complete(&mut self, stream: &mut Stream) {
-        *self.sequence += 1;
+        *self.sequence = self.sequence.saturating_add(1);
         let (data, cut) = std::mem::take(&mut stream.open).into_message();
         let Self { received, .. } = *self;
         (self.on_framed)(Framed::Frame(Frame {

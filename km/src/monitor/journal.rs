@@ -129,7 +129,7 @@ impl Journal {
         inner.memory.push_back(Arc::new(message));
         inner.drop_for_those_who_refuse();
         // Some at a time: each goes to disk with others.
-        if inner.weight > self.memory + SOME {
+        if inner.weight > self.memory.saturating_add(SOME) {
             inner.settle(self.memory);
         }
     }
@@ -137,7 +137,7 @@ impl Journal {
     /// Counts messages that were lost before they came here.
     pub(super) fn lost(&self, first: u64, count: u64) {
         let mut inner = self.lock();
-        inner.last_sequence = inner.last_sequence.max(first + count - 1);
+        inner.last_sequence = inner.last_sequence.max(first.saturating_add(count - 1));
         inner.cursors.iter_mut().for_each(|cursor| cursor.lose(first, count, count));
     }
 
@@ -191,9 +191,10 @@ impl Inner {
             // To half of it, or each message would be a write of its own.
             self.write_down(limit / 2);
         }
-        if self.cursors.iter().any(Cursor::is_durable) && !self.memory.is_empty() {
+        if self.cursors.iter().any(Cursor::is_durable) {
             self.copy_down();
-            if self.noted.is_none_or(|noted| noted.elapsed() > NOTE_EVERY) {
+            let is_due = self.noted.is_none_or(|noted| noted.elapsed() > NOTE_EVERY);
+            if is_due && self.disk.end().is_some() {
                 self.note_positions();
             }
         }

@@ -1,6 +1,7 @@
 //! The thread beside the relay on which the plugins of a session are run.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -78,6 +79,8 @@ pub(super) struct Watchers {
     found: Arc<OnceLock<Vec<Watcher>>>,
     /// Ends when all plugins have left.
     done: mpsc::Receiver<()>,
+    /// Whether its thread came to its end.
+    is_sound: Arc<AtomicBool>,
     drain_timeout: Duration,
     verbose: bool,
 }
@@ -97,6 +100,8 @@ impl Watchers {
         let (running, done) = mpsc::channel();
         let found = Arc::new(OnceLock::new());
         let finds = Arc::clone(&found);
+        let is_sound = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&is_sound);
         let drain_timeout = selection.as_ref().map(|selection| selection.drain_timeout).unwrap_or_default();
         thread::Builder::new().name("plugins".to_owned()).spawn(move || {
             let mut tap = Some(tap);
@@ -111,9 +116,10 @@ impl Watchers {
             if let (Some(tap), Some(calls)) = (tap, calls) {
                 count(tap, calls);
             }
+            ends.store(true, Ordering::Release);
             drop(running);
         })?;
-        Ok(Self { orders, found, done, drain_timeout, verbose })
+        Ok(Self { orders, found, done, is_sound, drain_timeout, verbose })
     }
 
     /// What became of each plugin's messages so far; nothing before the plugins were found.
@@ -126,9 +132,13 @@ impl Watchers {
     /// has time any more. What is to be said at the end.
     pub(super) fn finish(&self, hurry: &dyn Fn() -> bool) -> Vec<String> {
         self.orders.send_replace(Order::Finish);
-        if !self.have_left(Instant::now() + self.drain_timeout, hurry) {
+        let mut have_left = self.have_left(Instant::now() + self.drain_timeout, hurry);
+        if !have_left {
             self.orders.send_replace(Order::Leave);
-            self.have_left(Instant::now() + LEAVE, hurry);
+            have_left = self.have_left(Instant::now() + LEAVE, hurry);
+        }
+        if have_left && !self.is_sound.load(Ordering::Acquire) {
+            Remarks.say("plugins of this session were lost by a fault in km itself");
         }
         let found = self.found.get().map(Vec::as_slice).unwrap_or_default();
         let words = found.iter().filter_map(|watcher| watcher.reader.closing_words(self.verbose)).collect();
@@ -205,7 +215,9 @@ fn run(
     // A blocked read of a file must not hold up the end.
     runtime.shutdown_background();
     // What was not delivered is known when nothing more comes.
-    let _ = framer.join();
+    if framer.join().is_err() {
+        Remarks.say("messages of this session were lost by a fault in km itself");
+    }
     Ok(())
 }
 

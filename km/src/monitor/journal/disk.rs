@@ -49,6 +49,9 @@ impl Disk {
             if disk.segments.back().is_some_and(|last| last.end() != segment.first) {
                 break;
             }
+            if segment.count == 0 {
+                break;
+            }
             disk.allowance.take_anyway(segment.length);
             disk.segments.push_back(segment);
         }

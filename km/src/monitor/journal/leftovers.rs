@@ -61,6 +61,7 @@ pub(super) fn write(folder: &Path, plugins: BTreeMap<PluginName, u64>) -> io::Re
 pub(crate) fn claim(spool: &Path) -> Vec<Leftover> {
     let entries = std::fs::read_dir(spool).into_iter().flatten().flatten();
     let mut folders: Vec<(SessionId, PathBuf)> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .filter_map(|entry| Some((SessionId::parse(entry.file_name().to_str()?)?, entry.path())))
         .collect();
     folders.sort();
@@ -68,26 +69,28 @@ pub(crate) fn claim(spool: &Path) -> Vec<Leftover> {
 }
 
 fn claim_one(session: SessionId, folder: PathBuf) -> Option<Leftover> {
-    let plugins = match paths::read_own(&folder.join(WAITING)) {
+    let mut plugins = match paths::read_own(&folder.join(WAITING)) {
         Ok(document) => {
             serde_json::from_slice(&document).map_or_else(|_| BTreeMap::new(), |w: Waiting| w.plugins)
         }
         Err(_) => BTreeMap::new(),
     };
-    let mut disk = match Disk::reopen(folder) {
+    let mut disk = match Disk::reopen(folder.clone()) {
         Ok(disk) => disk?,
         Err(e) => {
-            tracing::debug!("the messages of session {session} cannot be read: {e}");
+            tracing::warn!("messages of an earlier session cannot be read: {}: {e}", folder.display());
             return None;
         }
     };
     let is_old = std::time::SystemTime::from(session.time().unwrap_or(Timestamp::UNIX_EPOCH))
         .elapsed()
         .is_ok_and(|age| age > KEPT);
-    if plugins.is_empty() || disk.end().is_none() || is_old {
+    let (Some(start), Some(end), false) = (disk.start(), disk.end(), is_old || plugins.is_empty()) else {
         disk.remove();
         return None;
-    }
+    };
+    // Whatever the file says, there is no more than there is.
+    plugins.values_mut().for_each(|position| *position = (*position).clamp(start, end));
     let journal = Journal::reopened(session, disk);
     {
         // Nobody may read, but all that was left is to stay until somebody has.

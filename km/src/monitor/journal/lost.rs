@@ -9,7 +9,7 @@ impl Lost {
     const MOST: usize = 100;
 
     pub(super) fn add(&mut self, first: u64, count: u64) {
-        let (end, room) = (first + count, self.0.len() < Self::MOST);
+        let (end, room) = (first.saturating_add(count), self.0.len() < Self::MOST);
         match self.0.last_mut() {
             Some((_, last)) if *last == first => *last = end,
             _ if room => self.0.push((first, end)),

@@ -132,7 +132,7 @@ impl Cursor {
 
     /// Counts messages that never will be handed over: so many of them, among these numbers.
     pub(super) fn lose(&mut self, first: u64, numbers: u64, count: u64) {
-        self.dropped += count;
+        self.dropped = self.dropped.saturating_add(count);
         self.lost.add(first, numbers);
     }
 

@@ -23,6 +23,8 @@ const HEADER: usize = 12;
 const MARK_EVERY: u64 = 64;
 /// How much is read at once.
 const READ: usize = 256 << 10;
+/// Far more messages than there will be.
+const MAX_POSITION: u64 = 1 << 60;
 /// Longest head: it holds names that the peers chose, but no message.
 const MAX_HEAD: usize = 80 << 20;
 
@@ -64,13 +66,20 @@ impl Segment {
     /// A file of an earlier session. What is not whole at its end is left out.
     pub(super) fn reopen(path: PathBuf) -> io::Result<Self> {
         let first = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
-        let first = first.ok_or(ErrorKind::InvalidData)?;
-        let file = Arc::new(File::open(&path)?);
+        let first = first.filter(|first| *first <= MAX_POSITION).ok_or(ErrorKind::InvalidData)?;
+        let file = Arc::new(paths::open_own(&path)?);
         let end = file.metadata()?.len();
         let mut segment =
             Self { file, path, first, count: 0, length: 0, marks: Vec::new(), last_sequence: 0 };
         while let Some((head, size)) = segment.whole_record(end)? {
             segment.note(head.sequence, size);
+        }
+        if segment.length < end {
+            let lost = end - segment.length;
+            tracing::warn!(
+                "messages of an earlier session are damaged: {lost} bytes of {}",
+                segment.path.display()
+            );
         }
         Ok(segment)
     }
@@ -82,8 +91,11 @@ impl Segment {
         }
         self.file.read_exact_at(&mut header, self.length)?;
         let (head, data) = lengths(&header);
+        if head == 0 || head > MAX_HEAD || data > end {
+            return Ok(None);
+        }
         let size = HEADER as u64 + head as u64 + data;
-        if head == 0 || head > MAX_HEAD || size > end - self.length {
+        if size > end - self.length {
             return Ok(None);
         }
         let mut bytes = vec![0; head];
@@ -155,6 +167,9 @@ impl Place {
                 window = self.window()?;
             }
             let (head, data) = lengths(&window);
+            if data > self.length {
+                return Err(ErrorKind::InvalidData.into());
+            }
             let (whole, after) = (HEADER as u64 + head as u64 + data, HEADER as u64 + head as u64);
             let inline = data <= PIECE as u64;
             let wanted = if inline { whole } else { after };

@@ -326,3 +326,62 @@ async fn a_session_that_was_killed_leaves_its_messages_to_durable_plugins_only()
     assert!(claim(folder.path()).is_empty());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+/// What is left of a session of ten messages, after somebody was at it.
+async fn tampered(with: impl FnOnce(&std::path::Path, &std::path::Path)) -> Option<Vec<u64>> {
+    let session = Session::new(0, 1 << 30);
+    let reader = session.reader("durable");
+    reader.set_durable(true);
+    session.push(1..=10, 100);
+    let Session { folder, journal } = session;
+    let own = folder.path().join(journal.session().as_str());
+    drop((reader, journal));
+    let mut files = std::fs::read_dir(&own).unwrap().flatten().map(|file| file.path());
+    let file = files.find(|file| file.extension().is_some_and(|extension| extension == "messages")).unwrap();
+    with(&own, &file);
+    let leftover = claim(folder.path()).pop()?;
+    let reader = leftover.reader(&"durable".parse().unwrap())?;
+    Some(drain(&reader).await)
+}
+
+#[tokio::test]
+async fn whoever_was_at_the_spool_stops_nothing() {
+    use std::os::unix::fs::FileExt as _;
+    let header = |file: &std::path::Path, length: u64| {
+        let header = [60_u32.to_le_bytes().as_slice(), &length.to_le_bytes()].concat();
+        std::fs::File::options().write(true).open(file).unwrap().write_all_at(&header, 0).unwrap();
+    };
+    for length in [u64::MAX, u64::MAX - 71, u64::MAX - 11, 1 << 40] {
+        assert_eq!(tampered(|_, file| header(file, length)).await, None, "{length}");
+    }
+    let fifo = |file: &std::path::Path| {
+        std::fs::remove_file(file).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(file).status().unwrap();
+        assert!(made.success());
+    };
+    assert_eq!(tampered(|_, file| fifo(file)).await, None);
+    assert_eq!(tampered(|folder, _| fifo(&folder.join("lock"))).await, None);
+    assert_eq!(tampered(|folder, _| fifo(&folder.join("waiting.json"))).await, None);
+    let renamed = |folder: &std::path::Path, file: &std::path::Path| {
+        std::fs::rename(file, folder.join("18446744073709551615.messages")).unwrap();
+    };
+    assert_eq!(tampered(renamed).await, None);
+    let linked = |folder: &std::path::Path, _: &std::path::Path| {
+        let elsewhere = folder.with_extension("elsewhere");
+        std::fs::rename(folder, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(elsewhere, folder).unwrap();
+    };
+    assert_eq!(tampered(linked).await, None);
+    for (position, expected) in
+        [("50000000", vec![]), ("18446744073709551615", vec![]), ("7", vec![8, 9, 10])]
+    {
+        let waits = |folder: &std::path::Path, _: &std::path::Path| {
+            std::fs::write(
+                folder.join("waiting.json"),
+                format!("{{\"plugins\":{{\"durable\":{position}}}}}"),
+            )
+            .unwrap();
+        };
+        assert_eq!(tampered(waits).await, Some(expected), "{position}");
+    }
+}

@@ -77,7 +77,7 @@ impl Overflow {
             && last.piece.stream == piece.stream
             && let PieceContent::Gap { lines: before, ends_line: ended } = &mut last.piece.content
         {
-            *before += lines;
+            *before = before.saturating_add(*lines);
             *ended = *ends_line;
             return;
         }
