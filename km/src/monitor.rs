@@ -37,4 +37,4 @@ pub(crate) use journal::{Entry, PIECE, Reader};
 pub(crate) use remarks::Remarks;
 pub(crate) use replay::{Delivered, DeliveredTo, Speed, answer, deliver};
 pub(crate) use session::{MonitorOptions, run};
-pub(crate) use watchers::{Limits, Selection};
+pub(crate) use watchers::{Audience, Limits, Selection};

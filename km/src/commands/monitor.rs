@@ -13,7 +13,7 @@ use km_package::failure::{Failure, Kind};
 use km_package::name::PluginName;
 
 use crate::environment::Environment;
-use crate::monitor::{self, HttpOptions, Limits, Listen, MonitorOptions, Selection, UpstreamUrl};
+use crate::monitor::{self, Audience, HttpOptions, Limits, Listen, MonitorOptions, Selection, UpstreamUrl};
 
 /// Run an MCP server and show its messages to the plugins
 ///
@@ -90,19 +90,12 @@ impl Monitor {
             max_deaths: self.max_deaths,
         };
         let plugins = (!self.no_plugins).then_some(selection);
-        let verbose = output.verbose() > 0;
+        let audience = Audience { plugins, summary: self.summary, verbose: output.verbose() > 0 };
         if let (Some(listen), Some(upstream)) = (self.http, self.upstream.clone()) {
-            let summary = self.summary;
-            let options = HttpOptions { listen, upstream, plugins, summary, verbose };
+            let options = HttpOptions { listen, upstream, audience };
             return monitor::run_http(options, environment);
         }
-        let options = MonitorOptions {
-            command: self.command.clone(),
-            plugins,
-            record: self.record.clone(),
-            summary: self.summary,
-            verbose,
-        };
+        let options = MonitorOptions { command: self.command.clone(), audience, record: self.record.clone() };
         monitor::run(options, environment)
     }
 }

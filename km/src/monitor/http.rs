@@ -22,7 +22,7 @@ mod upstream;
 
 use std::io;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use km_package::failure::{Failure, Kind};
@@ -37,10 +37,9 @@ use self::connection::Proxy;
 use self::exchange::Observation;
 use self::unreachable::Unreachable;
 use self::upstream::{KEEP_ALIVE, Upstream};
-use super::calls::{self, Calls};
 use super::remarks::Remarks;
 use super::tap::tap;
-use super::watchers::{Selection, Watchers};
+use super::watchers::{Audience, Watchers};
 use crate::auth;
 use crate::config::Config;
 use crate::environment::Environment;
@@ -63,17 +62,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct HttpOptions {
     pub(crate) listen: Listen,
     pub(crate) upstream: UpstreamUrl,
-    /// Which plugins; none without a selection.
-    pub(crate) plugins: Option<Selection>,
-    /// Say at the end what was called, with or without plugins.
-    pub(crate) summary: bool,
-    /// Say at the end what was delivered, too.
-    pub(crate) verbose: bool,
+    /// Who looks on.
+    pub(crate) audience: Audience,
 }
 
 /// Runs a session until a signal ends it.
 pub(crate) fn run(options: HttpOptions, environment: Environment) -> Result<ExitCode, Failure> {
-    let HttpOptions { listen, upstream, plugins, summary, verbose } = options;
+    let HttpOptions { listen, upstream, audience } = options;
     let local = |e: io::Error| Failure::new(Kind::Local, format_args!("cannot start the session: {e}"));
     resources::share_heaps();
     // Before there are threads.
@@ -87,33 +82,27 @@ pub(crate) fn run(options: HttpOptions, environment: Environment) -> Result<Exit
     Remarks.start().map_err(local)?;
     let signals = watch_signals().map_err(local)?;
 
-    let (tap, reader) = tap();
-    let calls: Option<Arc<Mutex<Calls>>> = summary.then(Arc::default);
-    let tap = (plugins.is_some() || calls.is_some()).then_some(tap);
-    let watchers = match &tap {
-        Some(_) => {
-            let (guard, calls) = (Some(guard.try_clone().map_err(local)?), calls.clone());
-            Some(Watchers::start(environment, plugins, reader, guard, calls, verbose).map_err(local)?)
+    let ends = audience.looks_on().then(tap);
+    let tap = ends.as_ref().map(|(tap, _)| tap.clone());
+    let watchers = match ends {
+        Some(ends) => {
+            let guard = guard.try_clone().map_err(local)?;
+            Some(Watchers::start(environment, audience, ends, Some(guard)).map_err(local)?)
         }
         None => None,
     };
     let (end, ending) = watch::channel(false);
-    let (observation, unreachable) = (Observation::new(tap.clone()), Unreachable::default());
+    let (observation, unreachable) = (Observation::new(tap), Unreachable::default());
     let proxy = Arc::new(Proxy { listen, upstream: target, unreachable, observation, ending });
     Remarks.say(&format!("listening on http://{address}, upstream {upstream}"));
     runtime.block_on(serve(listener, proxy, signals.clone(), &end));
     // A name that is still being resolved must not hold up the end.
     runtime.shutdown_background();
 
-    let mut words = Vec::new();
-    if let (Some(tap), Some(watchers)) = (tap, watchers) {
-        tap.finish();
-        words = watchers.finish(&|| *signals.borrow() > 1);
-    }
+    let words = watchers.map(|watchers| watchers.finish(&|| *signals.borrow() > 1)).unwrap_or_default();
     guard.finish();
     // What plugins left.
     guard::end_orphans();
-    words.extend(calls.map(|calls| calls::summary(&calls)));
     words.iter().for_each(|words| Remarks.say(words));
     Remarks.finish(LAST_WORDS);
     Ok(ExitCode::SUCCESS)

@@ -23,7 +23,7 @@ use super::observe::{Observed, Observer};
 use super::record::{Content, Entry, Missed, Reader};
 use super::remarks::Remarks;
 use super::tap::{Framing, Moment, StreamKind, Tap, TapStream, tap};
-use super::watchers::{Limits, Selection, Watchers};
+use super::watchers::{Audience, Limits, Selection, Watchers};
 use crate::environment::Environment;
 use crate::host::guard;
 pub(crate) use server::Speed;
@@ -79,8 +79,8 @@ pub(crate) fn deliver(
         plugin_memory: u64::MAX,
         max_deaths: RestartPolicy::default().deaths,
     };
-    let watchers =
-        Watchers::start(environment, Some(selection), pieces, None, None, verbose).map_err(local)?;
+    let audience = Audience { plugins: Some(selection), summary: false, verbose };
+    let watchers = Watchers::start(environment, audience, (tap.clone(), pieces), None).map_err(local)?;
     let is_waiting =
         |tap: &Tap| tap.waiting() > 0 || watchers.counters().iter().any(|(_, counters)| counters.waiting > 0);
     let mut keep_up = |tap: &Tap| {
@@ -92,7 +92,6 @@ pub(crate) fn deliver(
         true
     };
     let fed = feed(&mut reader, &tap, &mut keep_up);
-    tap.finish();
     let words = watchers.finish(&|| signals.heard_within(Duration::ZERO));
     words.iter().for_each(|words| Remarks.say(words));
     Remarks.finish(LAST_WORDS);

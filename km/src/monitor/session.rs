@@ -7,19 +7,17 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use km_package::failure::{Failure, Kind};
 use km_proto::Direction;
 
-use super::calls::{self, Calls};
 use super::record::{Recorder, Recording};
 use super::relay::{Copies, Ended, Progress, pump};
 use super::remarks::Remarks;
 use super::tap::{Framing, StreamKind, Tap, tap};
-use super::watchers::{Selection, Watchers};
+use super::watchers::{Audience, Watchers};
 use crate::environment::Environment;
 use crate::host::guard::{self, Guard, Server};
 use crate::host::resources;
@@ -44,14 +42,10 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 pub(crate) struct MonitorOptions {
     /// The server and its arguments.
     pub(crate) command: Vec<OsString>,
-    /// Which plugins; none without a selection.
-    pub(crate) plugins: Option<Selection>,
-    /// Say at the end what was called, with or without plugins.
-    pub(crate) summary: bool,
+    /// Who looks on.
+    pub(crate) audience: Audience,
     /// Where what passes is recorded.
     pub(crate) record: Option<PathBuf>,
-    /// Say at the end what was delivered, too.
-    pub(crate) verbose: bool,
 }
 
 enum Event {
@@ -88,19 +82,17 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
     watch_signals(events.clone()).map_err(local)?;
     watch_server(&guard, events.clone()).map_err(local)?;
 
-    let (tap, reader) = tap();
-    let calls: Option<Arc<Mutex<Calls>>> = options.summary.then(Arc::default);
-    let tap = (options.plugins.is_some() || calls.is_some()).then_some(tap);
+    let ends = options.audience.looks_on().then(tap);
+    let tap = ends.as_ref().map(|(tap, _)| tap.clone());
     let progress = Progress::new();
     let recorder = recording.map(Recorder::start).transpose().map_err(local)?;
-    let relay = Relay { tap: tap.clone(), recorder: recorder.clone(), progress: progress.clone(), events };
+    let relay = Relay { tap, recorder: recorder.clone(), progress: progress.clone(), events };
     relay.start(client_in, stdin, Direction::Inbound).map_err(local)?;
     relay.start(stdout, client_out, Direction::Outbound).map_err(local)?;
-    let watchers = match &tap {
-        Some(_) => {
-            let (guard, calls) = (Some(guard.try_clone().map_err(local)?), calls.clone());
-            let MonitorOptions { plugins, verbose, .. } = options;
-            Some(Watchers::start(environment, plugins, reader, guard, calls, verbose).map_err(local)?)
+    let watchers = match ends {
+        Some(ends) => {
+            let guard = guard.try_clone().map_err(local)?;
+            Some(Watchers::start(environment, options.audience, ends, Some(guard)).map_err(local)?)
         }
         None => None,
     };
@@ -117,20 +109,14 @@ pub(crate) fn run(options: MonitorOptions, environment: Environment) -> Result<E
         }
         is_recorded
     });
-    let mut words = Vec::new();
-    if let (Some(tap), Some(watchers)) = (tap, watchers) {
-        tap.finish();
-        words = watchers.finish(&|| session.was_told_to_hurry());
-    }
+    let mut words =
+        watchers.map(|watchers| watchers.finish(&|| session.was_told_to_hurry())).unwrap_or_default();
     // Ends by itself within its own deadline.
     if leftovers.join().unwrap_or(true) {
         // What plugins left, and the server's if its guard was killed.
         guard::end_orphans();
     }
     words.extend(recorder.and_then(|recorder| recorder.closing_words()));
-    if let Some(calls) = calls {
-        words.push(calls::summary(&calls));
-    }
     if let Err(e) = &status {
         words.push(format!("the server's guard is gone, and with it the server: {e}"));
     }

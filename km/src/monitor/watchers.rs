@@ -12,13 +12,13 @@ use km_package::name::PluginName;
 use tokio::sync::{oneshot, watch};
 
 use super::allowance::Allowance;
-use super::calls::Calls;
+use super::calls::{self, Calls};
 use super::control;
 use super::journal::{Counters, Journal, Leftover, Reader, claim};
 use super::observe::{Observed, Observer};
 use super::remarks::Remarks;
 use super::session_id::SessionId;
-use super::tap::{Overflow, TapReader};
+use super::tap::{Overflow, Tap, TapReader};
 use crate::auth::Authority;
 use crate::config::Config;
 use crate::environment::Environment;
@@ -64,6 +64,24 @@ pub(crate) struct Selection {
     pub(crate) max_deaths: usize,
 }
 
+/// Who looks on in a session.
+#[derive(Debug, Clone)]
+pub(crate) struct Audience {
+    /// Which plugins; none without a selection.
+    pub(crate) plugins: Option<Selection>,
+    /// Say at the end what was called, with or without plugins.
+    pub(crate) summary: bool,
+    /// Say at the end what was delivered, too.
+    pub(crate) verbose: bool,
+}
+
+impl Audience {
+    /// Whether there is anybody.
+    pub(super) fn looks_on(&self) -> bool {
+        self.plugins.is_some() || self.summary
+    }
+}
+
 /// One plugin of the session, as what it reads and its report.
 #[derive(Debug, Clone)]
 pub(super) struct Watcher {
@@ -71,9 +89,10 @@ pub(super) struct Watcher {
     pub(super) report: Arc<Mutex<Report>>,
 }
 
-/// The plugins of a session.
+/// Those who look on, at work.
 #[derive(Debug)]
 pub(super) struct Watchers {
+    tap: Tap,
     orders: watch::Sender<Order>,
     /// The plugins, once they were found.
     found: Arc<OnceLock<Vec<Watcher>>>,
@@ -81,45 +100,47 @@ pub(super) struct Watchers {
     done: mpsc::Receiver<()>,
     /// Whether its thread came to its end.
     is_sound: Arc<AtomicBool>,
+    /// What was called, where that is to be said at the end.
+    calls: Option<Arc<Mutex<Calls>>>,
     drain_timeout: Duration,
     verbose: bool,
 }
 
 impl Watchers {
-    /// Starts the thread. Whatever goes wrong on it is said, and stops nothing else. With `calls`, these
-    /// are counted with or without plugins.
+    /// Starts the thread that takes what the tap gives. Whatever goes wrong on it is said, and stops nothing
+    /// else.
     pub(super) fn start(
         environment: Environment,
-        selection: Option<Selection>,
-        tap: TapReader,
+        audience: Audience,
+        (tap, pieces): (Tap, TapReader),
         guard: Option<Guard>,
-        calls: Option<Arc<Mutex<Calls>>>,
-        verbose: bool,
     ) -> io::Result<Self> {
+        let Audience { plugins: selection, summary, verbose } = audience;
+        let calls: Option<Arc<Mutex<Calls>>> = summary.then(Arc::default);
         let (orders, receiver) = watch::channel(Order::Run);
         let (running, done) = mpsc::channel();
         let found = Arc::new(OnceLock::new());
         let finds = Arc::clone(&found);
         let is_sound = Arc::new(AtomicBool::new(false));
-        let ends = Arc::clone(&is_sound);
+        let (ends, counting) = (Arc::clone(&is_sound), calls.clone());
         let drain_timeout = selection.as_ref().map(|selection| selection.drain_timeout).unwrap_or_default();
         thread::Builder::new().name("plugins".to_owned()).spawn(move || {
-            let mut tap = Some(tap);
-            let counted = calls.clone().unwrap_or_default();
+            let mut pieces = Some(pieces);
+            let counted = counting.clone().unwrap_or_default();
             if let Some(selection) = selection
                 && let Err(failure) =
-                    run(&environment, &selection, &mut tap, guard, receiver, &finds, counted)
+                    run(&environment, &selection, &mut pieces, guard, receiver, &finds, counted)
             {
                 Remarks.say(&format!("no plugins in this session: {failure}"));
             }
             // Plugins would have taken it.
-            if let (Some(tap), Some(calls)) = (tap, calls) {
-                count(tap, calls);
+            if let (Some(pieces), Some(calls)) = (pieces, counting) {
+                count(pieces, calls);
             }
             ends.store(true, Ordering::Release);
             drop(running);
         })?;
-        Ok(Self { orders, found, done, is_sound, drain_timeout, verbose })
+        Ok(Self { tap, orders, found, done, is_sound, calls, drain_timeout, verbose })
     }
 
     /// What became of each plugin's messages so far; nothing before the plugins were found.
@@ -128,9 +149,10 @@ impl Watchers {
         found.iter().map(|watcher| (watcher.reader.plugin().clone(), watcher.reader.counters())).collect()
     }
 
-    /// Lets plugins handle what waits as long as that was granted, then leave. `hurry` says that nobody
-    /// has time any more. What is to be said at the end.
+    /// Nothing more passes: lets plugins handle what waits as long as that was granted, then leave. `hurry`
+    /// says that nobody has time any more. What is to be said at the end.
     pub(super) fn finish(&self, hurry: &dyn Fn() -> bool) -> Vec<String> {
+        self.tap.finish();
         self.orders.send_replace(Order::Finish);
         let mut have_left = self.have_left(Instant::now() + self.drain_timeout, hurry);
         if !have_left {
@@ -141,7 +163,8 @@ impl Watchers {
             Remarks.say("plugins of this session were lost by a fault in km itself");
         }
         let found = self.found.get().map(Vec::as_slice).unwrap_or_default();
-        let words = found.iter().filter_map(|watcher| watcher.reader.closing_words(self.verbose)).collect();
+        let delivered = found.iter().filter_map(|watcher| watcher.reader.closing_words(self.verbose));
+        let words = delivered.chain(self.calls.as_deref().map(calls::summary)).collect();
         if let Some(watcher) = found.first() {
             watcher.reader.journal().finish();
         }
