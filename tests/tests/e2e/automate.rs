@@ -332,6 +332,13 @@ fn what_is_not_built_is_named() {
 }
 
 #[test]
+fn a_missing_shell_is_said() {
+    let checkout = Checkout::new(&[("broken", &console("$ true"))]);
+    let finished = checkout.test_with(&[], &[("PATH", "/nonexistent")]).expect(1);
+    assert!(finished.text().contains("cannot run sh: No such file or directory"), "{finished:?}");
+}
+
+#[test]
 fn a_report_that_cannot_be_written_is_a_failure() {
     let checkout = Checkout::new(&[("good", &console("$ true"))]);
     checkout.write("c/logs", "a file");
