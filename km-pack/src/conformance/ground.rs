@@ -36,6 +36,19 @@ pub(super) struct Ground {
     pub(super) sockets: tempfile::TempDir,
 }
 
+/// Where plugins make their sockets, whose paths have 107 bytes at most; a host in a host adds some 60. So
+/// not in a temporary folder with a long name.
+fn socket_folder() -> io::Result<tempfile::TempDir> {
+    const ROOM: usize = 40;
+    let named = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("km-test-");
+        builder
+    };
+    let folder = named().tempdir()?;
+    if folder.path().as_os_str().len() <= ROOM { Ok(folder) } else { named().tempdir_in("/tmp") }
+}
+
 /// A running plugin, and what it wrote to its raw stdout.
 pub(super) struct Session {
     pub(super) plugin: PluginProcess,
@@ -50,7 +63,7 @@ impl Session {
 
 impl Ground {
     pub(super) fn new(subject: Subject) -> io::Result<Self> {
-        Ok(Self { subject, sockets: tempfile::Builder::new().prefix("km-test-").tempdir()? })
+        Ok(Self { subject, sockets: socket_folder()? })
     }
 
     pub(super) fn host(&self) -> Host {

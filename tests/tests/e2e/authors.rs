@@ -79,6 +79,20 @@ fn km_pack_test_says_what_it_cannot_test() {
     assert!(finished.text().contains("1 failed"), "{}", finished.text());
 }
 
+/// The path of a Unix socket has 107 bytes at most.
+#[test]
+fn km_pack_test_is_right_in_a_temporary_folder_with_a_long_name() {
+    let environment = TestEnvironment::empty();
+    let long = environment.path(&"long-".repeat(20));
+    std::fs::create_dir(&long).unwrap();
+    let executable = environment.path("km-plugin-console-logger");
+    std::os::unix::fs::symlink(km_tests::binary("km-plugin-console-logger"), &executable).unwrap();
+    let mut test = environment.command("km-pack");
+    test.env("TMPDIR", &long).args(["test", path(&executable)]);
+    let output = test.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 #[test]
 fn a_plugin_without_deliver_is_warned() {
     let environment = TestEnvironment::empty();

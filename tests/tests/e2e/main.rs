@@ -12,6 +12,7 @@ mod automate;
 mod bad_days;
 mod builds;
 mod commands;
+mod docs;
 mod http;
 mod invisible;
 mod lifecycle;
