@@ -6,6 +6,7 @@ mod customers;
 mod fetch;
 mod inspect;
 mod keygen;
+mod new;
 mod publish;
 mod restamp;
 mod serve;
@@ -43,6 +44,7 @@ struct KmPack {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    New(new::New),
     Keygen(keygen::Keygen),
     Build(Box<build::Build>),
     Publish(publish::Publish),
@@ -89,6 +91,7 @@ pub fn main() -> ExitCode {
 fn run(args: &KmPack, output: &Output) -> Result<ExitCode, Failure> {
     let environment = Environment::read();
     match &args.command {
+        Command::New(command) => command.run(&environment, output),
         Command::Keygen(command) => command.run(&environment, output),
         Command::Build(command) => return command.run(&environment, output),
         Command::Publish(command) => return command.run(&environment, output),

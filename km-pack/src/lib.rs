@@ -9,6 +9,8 @@
 //!                         all                                   → Published
 //! ```
 //!
+//! [`new`] makes the project of a plugin.
+//!
 //! [`conformance`] checks what a plugin does, [`automate`] all of it as users run it.
 //!
 //! [`serve`] answers the plugin API, out of the database of [`customers`], with tokens signed by [`token`].
@@ -28,6 +30,7 @@ pub mod conformance;
 pub mod customers;
 pub mod environment;
 pub mod manifest;
+pub mod new;
 pub mod plan;
 pub mod publish;
 pub mod release;

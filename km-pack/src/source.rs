@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use km_package::digest::{Digest, Hasher};
 use km_package::failure::{Failure, Kind};
 use km_package::manifest::{Permissions, Time};
-use km_package::name::PluginName;
+use km_package::name::{EXECUTABLE_PREFIX, PluginName};
 use km_package::tier::Tier;
 use serde::Deserialize;
 
@@ -160,11 +160,13 @@ fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) -> std::io::Result<()> 
     Ok(())
 }
 
-/// Hidden, or what cargo (which tags its target folders) and this program write: otherwise a build would
-/// change the source.
+/// Hidden, or what cargo (which tags its target folders) and this program write (packages, keys, a store,
+/// a database), or the built plugin itself: otherwise a build would change the source.
 fn is_made(path: &Path, name: &str) -> bool {
-    let written = [".kmpkg", ".key.pem"].iter().any(|end| name.ends_with(end));
-    written || name.starts_with('.') || path.join("CACHEDIR.TAG").is_file()
+    let written = [".kmpkg", ".key.pem"].iter().any(|end| name.ends_with(end)) || name.starts_with("km.db");
+    let is_store = ["frames", "manifests"].iter().all(|part| path.join(part).is_dir());
+    let is_program = name.starts_with(EXECUTABLE_PREFIX) && !name.contains('.') && path.is_file();
+    written || is_store || is_program || name.starts_with('.') || path.join("CACHEDIR.TAG").is_file()
 }
 
 #[cfg(test)]
@@ -180,10 +182,15 @@ mod tests {
             fs::write(&path, "x").unwrap();
             path
         };
-        let source = BTreeSet::from(["src/main.rs", "src/target/linux.rs", "keys/keys.go"].map(put));
+        let source =
+            BTreeSet::from(["src/main.rs", "src/target/linux.rs", "keys/keys.go", "km-plugin.toml"].map(put));
         for made in [".git/HEAD", "target/CACHEDIR.TAG", "target/debug/x", "dist/a.kmpkg", "keys/r.key.pem"] {
             put(made);
         }
+        for made in ["frames/00", "manifests/00", "index/c.toml"].map(|file| format!("dist/store/{file}")) {
+            put(&made);
+        }
+        ["dist/km.db", "dist/km.db-wal", "km-plugin-mine"].map(put);
         let mut found = BTreeSet::new();
         collect(folder.path(), &mut found).unwrap();
         assert_eq!(found, source);

@@ -62,7 +62,7 @@ func TestEveryChangedByteIsNoticed(t *testing.T) {
 
 func TestWhatIsSignedForSomethingElseIsRefused(t *testing.T) {
 	for _, text := range []string{
-		strings.Replace(identity, "go-logger", "other", 1),
+		strings.Replace(identity, `"go-logger"`, `"not-go-logger"`, 1),
 		strings.Replace(identity, "1.0.0", "1.0.1", 1),
 		strings.Replace(identity, "kmid/1", "kmindex/1", 1),
 		strings.Replace(identity, `"Pro"`, `"Gold"`, 1),

@@ -1,5 +1,5 @@
-// go-logger prints one line for each MCP message. It is the model of a plugin in Go: copy this folder,
-// change km-plugin.toml and logger.go, and build it with km-pack build.
+// go-logger: what it does with each message is in logger.go, what it is in km-plugin.toml. The rest is
+// protocol 1 on go-plugin.
 package main
 
 import (

@@ -1,13 +1,13 @@
-//! console-logger prints one line for each MCP message. It is the model plugin: copy this folder,
-//! change `line.rs` and `message`, and build it with `km-pack build`.
+//! console-logger: what it does with each message. Change `message` below and `line.rs`; the handshake,
+//! authentication, delivery and the end are the SDK's.
 
 mod line;
 
 use km_plugin::{Message, Plugin, Result};
 
-struct ConsoleLogger;
+struct Logger;
 
-impl Plugin for ConsoleLogger {
+impl Plugin for Logger {
     fn message(&mut self, message: &Message) -> Result {
         println!("{}", line::of(message));
         Ok(())
@@ -15,5 +15,5 @@ impl Plugin for ConsoleLogger {
 }
 
 fn main() -> std::process::ExitCode {
-    km_plugin::serve(km_plugin::about!(), ConsoleLogger)
+    km_plugin::serve(km_plugin::about!(), Logger)
 }

@@ -2,6 +2,7 @@
 
 mod api_server;
 mod build;
+mod checkout;
 pub mod control;
 pub mod engineer;
 mod environment;
@@ -22,6 +23,7 @@ pub mod versions;
 
 pub use api_server::ApiServer;
 pub use build::{Built, api_logger, binary, packages, workspace};
+pub use checkout::copy_checkout;
 pub use engineer::Engineer;
 pub use environment::{Finished, TestEnvironment, path};
 pub use mirror::{Answer, Mirror};

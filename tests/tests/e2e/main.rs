@@ -18,6 +18,7 @@ mod invisible;
 mod lifecycle;
 mod misbehaviour;
 mod monitor;
+mod new;
 mod plugins;
 mod provisioning;
 mod publishing;

@@ -8,6 +8,7 @@ mod clients;
 mod go_template;
 mod http;
 mod mirrors;
+mod new_project;
 mod pairings;
 mod postgres;
 mod stores;
@@ -31,6 +32,7 @@ fn main() {
     let minio = if arguments.list { nothing() } else { stores::install_minio() };
     let database = if arguments.list { nothing() } else { km_tests::postgres::programs() };
     let nginx = if arguments.list { nothing() } else { km_tests::nginx::program() };
+    let actionlint = if arguments.list { nothing() } else { new_project::install_actionlint() };
     let go_and_old = go.clone().and_then(|go| Ok([go, old.clone()?]));
     let mut trials = vec![
         trial("server_everything_with_the_python_client", &tools, |tools| server_everything(tools)),
@@ -48,6 +50,7 @@ fn main() {
     trials.extend(clients::trials(&tools));
     trials.extend(go_template::trials(&go, &tools));
     trials.extend(http::trials(&tools));
+    trials.extend(new_project::trials(&go, &actionlint));
     trials.extend(pairings::trials(&go, &go_and_old));
     trials.extend(postgres::trials(&database));
     trials.extend(stores::trials(&bucket, &minio));
