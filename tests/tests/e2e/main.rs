@@ -11,6 +11,7 @@ mod authors;
 mod bad_days;
 mod builds;
 mod commands;
+mod guide;
 mod http;
 mod invisible;
 mod lifecycle;
