@@ -5,12 +5,15 @@
 
 mod accept;
 mod build;
+mod cleanup;
 mod commands;
 mod config;
+mod facts;
 mod ground;
 mod keeper;
 mod normal;
 mod place;
+mod plan;
 mod play;
 mod report;
 mod scenario;
@@ -27,6 +30,8 @@ use km_package::failure::{Failure, Kind};
 
 use crate::environment::Environment;
 pub(crate) use keeper::keep;
+use place::Products;
+pub use plan::Plan;
 pub use report::{Phase, Report};
 use suite::Suite;
 
@@ -45,8 +50,6 @@ pub struct Request {
     pub keep_going: bool,
     /// Whether nothing is asked.
     pub yes: bool,
-    /// Whether nothing is done.
-    pub dry_run: bool,
     /// A `KM_HOME` to clean up, too.
     pub home: Option<PathBuf>,
     /// The commands under test, where they are not those just built.
@@ -62,9 +65,17 @@ pub struct Request {
 pub fn run(request: &Request, environment: &Environment, output: &Output) -> Result<Report, Failure> {
     let stop = stop_at_signals()?;
     keeper::adopt_orphans();
-    let report = Suite::new(request, environment, output, &stop).and_then(Suite::run);
+    let report = Suite::new(request, environment, output, &stop, Products::lock).and_then(Suite::run);
     keeper::kill_descendants();
     report
+}
+
+/// What [`run`] would do.
+///
+/// # Errors
+/// When it could not begin.
+pub fn plan(request: &Request, environment: &Environment, output: &Output) -> Result<Plan, Failure> {
+    Suite::new(request, environment, output, &AtomicBool::new(false), Products::unlocked)?.plan()
 }
 
 /// Set at SIGINT, SIGTERM or SIGHUP.
@@ -72,7 +83,9 @@ fn stop_at_signals() -> Result<Arc<AtomicBool>, Failure> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))
+        // The second one ends it at once; what it started sees that, and goes too.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .map_err(|e| Failure::new(Kind::Local, format_args!("cannot wait for signals: {e}")))?;
     }
     Ok(stop)

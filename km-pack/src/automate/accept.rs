@@ -1,6 +1,7 @@
-//! Writing what really came into a scenario's file.
+//! Writing files whole: scenarios with what really came in them, and reports.
 
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use km_package::failure::Failure;
@@ -35,10 +36,10 @@ pub(super) fn corrected(text: &str, corrections: &[Correction]) -> String {
 /// Writes a file in one step, so that it is never half.
 pub(super) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
     let write = || {
-        let permissions = std::fs::metadata(path)?.permissions();
+        let permissions = std::fs::metadata(path).map(|metadata| metadata.permissions());
         let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
         file.write_all(text.as_bytes())?;
-        file.as_file().set_permissions(permissions)?;
+        file.as_file().set_permissions(permissions.unwrap_or_else(|_| PermissionsExt::from_mode(0o644)))?;
         file.persist(path).map_err(|e| e.error)
     };
     write().map(drop).map_err(|e| Failure::file("write", path, &e))

@@ -95,6 +95,13 @@ impl Workspace {
         })
     }
 
+    /// All that is built.
+    pub(super) fn names(&self) -> Vec<String> {
+        let packages =
+            self.plugins.iter().chain(&self.go_plugins).map(|plugin| format!("packages of {plugin}"));
+        self.programs.iter().cloned().chain(packages).collect()
+    }
+
     /// Where cargo puts programs.
     pub(super) fn programs_folder(&self) -> PathBuf {
         self.target_directory.join("debug")

@@ -20,10 +20,11 @@ const RULES: [(&str, &str); 8] = [
     (r"\b[0-9a-fA-F]{8,}\b", "<hex>"),
 ];
 
-static COMPILED: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
-    let compile = |(rule, stands): (&str, _)| Some((Regex::new(rule).ok()?, stands));
-    RULES.into_iter().filter_map(compile).collect()
-});
+static COMPILED: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| compile(&RULES));
+
+fn compile(rules: &[(&str, &'static str)]) -> Vec<(Regex, &'static str)> {
+    rules.iter().filter_map(|(rule, stands)| Some((Regex::new(rule).ok()?, *stands))).collect()
+}
 
 /// The columns of a table are as wide as what stands in them.
 static PADDING: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(\S) {2,}").ok());
@@ -74,10 +75,27 @@ impl Names {
     }
 }
 
-/// A text without API keys.
+/// What no report and no page may show: API keys, private keys, tokens.
+const SECRETS: [(&str, &str); 3] = [
+    ("km_live_[A-Za-z0-9_-]{8,}", "km_live_…"),
+    (
+        "-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?",
+        "-----PRIVATE KEY…-----",
+    ),
+    (r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*", "eyJ…"),
+];
+
+static COMPILED_SECRETS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| compile(&SECRETS));
+
+/// A text without secrets.
 pub(super) fn masked(text: &str) -> String {
-    static KEY: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new("km_live_[A-Za-z0-9_-]{8,}").ok());
-    KEY.as_ref().map_or_else(|| text.to_owned(), |key| key.replace_all(text, "km_live_…").into_owned())
+    let mut text = Cow::from(text);
+    for (rule, stands) in COMPILED_SECRETS.iter() {
+        if let Cow::Owned(changed) = rule.replace_all(&text, *stands) {
+            text = changed.into();
+        }
+    }
+    text.into_owned()
 }
 
 #[cfg(test)]
@@ -87,6 +105,7 @@ mod tests {
     #[test]
     fn every_rule_is_a_rule() {
         assert_eq!(COMPILED.len(), RULES.len());
+        assert_eq!(COMPILED_SECRETS.len(), SECRETS.len());
         assert!(PADDING.is_some());
     }
 
@@ -125,6 +144,18 @@ mod tests {
             ("12 sheep", "13 sheep"),
         ] {
             assert_ne!(normal(one), normal(other));
+        }
+    }
+
+    #[test]
+    fn secrets_are_shown_nowhere() {
+        let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA\n-----END PRIVATE KEY-----\n";
+        for (secret, rest) in [
+            ("key km_live_0123456789abcdef.", "key km_live_…."),
+            (pem, "-----PRIVATE KEY…-----\n"),
+            ("token eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJjIn0.c2lnbmF0dXJl!", "token eyJ…!"),
+        ] {
+            assert_eq!(masked(secret), rest);
         }
     }
 

@@ -12,22 +12,40 @@ pub(super) const PREFIX: &str = "km-automate-";
 /// Says that the run of a folder lives, by being locked.
 pub(super) const LOCK: &str = "lock";
 
+/// What cargo writes into a target folder that it makes, and not into one that is there: the mark of what
+/// is no source.
+const CACHE_TAG: &str =
+    "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds what cargo makes.\n";
+
+const FOLDER: &str = "target/automate";
+
 /// `target/automate`, held by this run alone.
 #[derive(Debug)]
 pub(super) struct Products {
     pub(super) folder: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Products {
+    /// Its place only, to look at.
+    pub(super) fn unlocked(checkout: &Path) -> Result<Self, Failure> {
+        Ok(Self { folder: checkout.join(FOLDER), _lock: None })
+    }
+
     /// Takes it, unless another run has it.
     pub(super) fn lock(checkout: &Path) -> Result<Self, Failure> {
-        let folder = checkout.join("target/automate");
+        let target = checkout.join("target");
+        if !target.exists() {
+            std::fs::create_dir_all(&target)
+                .and_then(|()| std::fs::write(target.join("CACHEDIR.TAG"), CACHE_TAG))
+                .map_err(|e| Failure::file("make", &target, &e))?;
+        }
+        let folder = checkout.join(FOLDER);
         std::fs::create_dir_all(&folder).map_err(|e| Failure::file("make", &folder, &e))?;
         let path = folder.join(LOCK);
         let file = open(&path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { folder, _lock: file }),
+            Ok(()) => Ok(Self { folder, _lock: Some(file) }),
             Err(TryLockError::WouldBlock) => {
                 let what = format!("another run of the suite works in {}", folder.display());
                 Err(Failure::new(Kind::Conflict, what).help("wait until it has ended"))

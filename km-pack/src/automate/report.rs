@@ -1,11 +1,16 @@
 //! What was done: phases, cases, steps.
 
+mod junit;
+mod markdown;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
+use km_package::failure::{Failure, Kind};
 use serde::Serialize;
 
 use super::build::Product;
-use super::suite::any_failed;
+use super::facts::{Facts, Program};
 
 /// A part of the suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -168,44 +173,118 @@ impl Case {
     }
 }
 
-/// What a run has to say: the document of `--json`.
-#[derive(Debug, Default, Serialize)]
+/// The files of a report.
+pub(super) const FILES: [&str; 3] = ["report.md", "junit.xml", "report.json"];
+
+/// What a run has to say: the document of `--json`, and `report.json`.
+#[derive(Debug, Serialize)]
 pub struct Report {
+    /// When it began.
+    pub(super) started: jiff::Timestamp,
+    #[serde(rename = "seconds", serialize_with = "seconds")]
+    pub(super) took: Duration,
+    pub(super) passed: bool,
+    /// Whether somebody ended it before its end.
+    pub(super) interrupted: bool,
+    pub(super) quick: bool,
+    pub(super) environment: Facts,
+    /// The commands under test.
+    pub(super) programs: Vec<Program>,
+    /// Packages that were built.
+    pub(super) packages: Vec<Product>,
+    pub(super) phases: Vec<Counts>,
     /// What was done, in its order.
     pub(super) cases: Vec<Case>,
-    /// Packages that were built.
-    pub(super) products: Vec<Product>,
+    /// Where the report lies.
+    pub(super) report: PathBuf,
+    /// The arguments that a run of one scenario takes, besides its name.
+    #[serde(skip)]
+    pub(super) again: String,
+}
+
+/// How many of a phase's cases ended how.
+#[derive(Debug, Serialize)]
+pub(super) struct Counts {
+    pub(super) phase: Phase,
+    pub(super) passed: usize,
+    pub(super) failed: usize,
+    pub(super) skipped: usize,
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub(super) took: Duration,
 }
 
+impl Counts {
+    /// Counts the cases of a phase.
+    pub(super) fn of(phase: Phase, cases: &[Case], took: Duration) -> Self {
+        let count =
+            |outcome| cases.iter().filter(|case| case.phase == phase && case.outcome == outcome).count();
+        let [passed, failed, skipped] = [Outcome::Passed, Outcome::Failed, Outcome::Skipped].map(count);
+        Self { phase, passed, failed, skipped, took }
+    }
+}
+
 impl Report {
-    /// Whether nothing failed.
+    /// Whether all of it was done, and nothing failed.
     pub fn passed(&self) -> bool {
-        !any_failed(&self.cases)
+        self.passed
+    }
+
+    /// What failed.
+    pub(super) fn failures(&self) -> impl Iterator<Item = &Case> {
+        self.cases.iter().filter(|case| case.outcome == Outcome::Failed)
+    }
+
+    /// The command that runs one case again.
+    pub(super) fn again(&self, case: &Case) -> String {
+        match case.phase {
+            Phase::Test => format!("km-pack automate --phase test --scenario {}{}", case.name, self.again),
+            phase => format!("km-pack automate --phase {}{}", phase.as_str(), self.again),
+        }
     }
 
     /// What is shown at the end.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        for case in self.cases.iter().filter(|case| case.outcome == Outcome::Failed) {
-            text.push_str(&case.account());
-            text.push('\n');
+        for case in self.failures() {
+            text.push_str(&format!("{}\nagain: {}\n\n", case.account(), self.again(case)));
         }
-        let of = |phase, outcome| {
-            let cases = self.cases.iter().filter(|case| case.phase == phase);
-            cases.filter(|case| case.outcome == outcome).count().to_string()
-        };
-        let row = |phase: Phase| {
-            let outcomes = [Outcome::Passed, Outcome::Failed, Outcome::Skipped];
-            let counts = outcomes.map(|outcome| of(phase, outcome));
-            [vec![phase.as_str().to_owned()], counts.to_vec()].concat()
-        };
-        let phases =
-            Phase::ALL.into_iter().filter(|phase| self.cases.iter().any(|case| case.phase == *phase));
-        let rows: Vec<_> = phases.map(row).collect();
-        text.push_str(&km_cli::table(&["PHASE", "PASSED", "FAILED", "SKIPPED"], &rows));
-        text.push_str(&format!("{} in {}", if self.passed() { "passed" } else { "FAILED" }, span(self.took)));
+        text.push_str(&self.table());
+        let place = self.report.display();
+        let failed: Vec<_> = self.failures().collect();
+        for case in &failed {
+            text.push_str(&format!("FAILED   {}  {}\n", case.name, case.place().unwrap_or_default()));
+        }
+        text.push_str(&format!("{} in {}; report: {place}/report.md", self.verdict(), span(self.took)));
         text
+    }
+
+    pub(super) fn verdict(&self) -> &'static str {
+        match (self.interrupted, self.passed) {
+            (true, _) => "interrupted",
+            (false, true) => "passed",
+            (false, false) => "FAILED",
+        }
+    }
+
+    fn table(&self) -> String {
+        let row = |counts: &Counts| {
+            let numbers = [counts.passed, counts.failed, counts.skipped].map(|number| number.to_string());
+            [vec![counts.phase.as_str().to_owned()], numbers.to_vec(), vec![span(counts.took)]].concat()
+        };
+        let rows: Vec<_> = self.phases.iter().map(row).collect();
+        km_cli::table(&["PHASE", "PASSED", "FAILED", "SKIPPED", "TIME"], &rows)
+    }
+
+    /// Writes all files of the report.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn write(&self) -> Result<(), Failure> {
+        let json = serde_json::to_string_pretty(self).map_err(|e| Failure::new(Kind::Failed, e))?;
+        let contents = [markdown::write(self), junit::write(self)?, json + "\n"];
+        for (name, content) in FILES.into_iter().zip(contents) {
+            super::accept::replace(&self.report.join(name), &content)?;
+        }
+        Ok(())
     }
 }

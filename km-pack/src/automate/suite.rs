@@ -1,22 +1,28 @@
 //! A run of the suite: its phases, and the scenarios that are played.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use km_cli::{Output, Progress};
 use km_package::failure::{Failure, Kind};
 
 use super::Request;
 use super::accept;
-use super::build::{Builder, Product, Workspace};
+use super::build::{Builder, PROGRAMS, Product, Workspace};
+use super::cleanup::{self, Cleanup, Ground as CleanupGround, Removal};
 use super::config::{self, Config};
+use super::facts::{self, Facts};
 use super::ground::Base;
+use super::normal::masked;
 use super::place::{Products, Workplace, is_on_path};
+use super::plan::Plan;
 use super::play::Player;
-use super::report::{Case, Outcome, Phase, Report};
+use super::report::{Case, Counts, Phase, Report};
 use super::scenario::Scenario;
+use crate::compile::tracked_files;
 use crate::environment::Environment;
 
 /// One run, with all that it needs.
@@ -45,31 +51,179 @@ impl<'a> Suite<'a> {
         environment: &'a Environment,
         output: &Output,
         stop: &'a AtomicBool,
+        products: fn(&Path) -> Result<Products, Failure>,
     ) -> Result<Self, Failure> {
         let checkout = config::find_checkout(&environment.current_dir)?;
         let config = Config::read(&checkout)?;
         let files = chosen(find_scenarios(&checkout, &config)?, &request.scenarios)?;
-        let products = Products::lock(&checkout)?;
+        let products = products(&checkout)?;
         let progress = output.progress();
         Ok(Self { request, environment, stop, progress, checkout, config, products, files })
     }
 
     pub(super) fn run(self) -> Result<Report, Failure> {
         let begun = Instant::now();
-        let mut report = Report::default();
-        let wanted = &self.request.phases;
-        for phase in Phase::ALL.into_iter().filter(|phase| wanted.is_empty() || wanted.contains(phase)) {
-            if self.stop.load(Ordering::Relaxed) || !report.passed() && !self.request.keep_going {
+        std::fs::create_dir_all(&self.request.report).map_err(|e| {
+            Failure::file("make", &self.request.report, &e).help("--report names another folder")
+        })?;
+        let mut report = self.begin();
+        for phase in self.phases() {
+            let failed = report.failures().next().is_some();
+            if self.stop.load(Ordering::Relaxed) || failed && !self.request.keep_going {
+                report.passed = false;
                 break;
             }
-            match phase {
-                Phase::Cleanup => {}
-                Phase::Build => report.products = self.build(&mut report.cases)?,
-                Phase::Test => self.test(&mut report.cases)?,
+            let begun = Instant::now();
+            if let Err(failure) = self.phase(phase, &mut report) {
+                // Before anything was done there is nothing to report.
+                if report.cases.is_empty() {
+                    return Err(failure);
+                }
+                let mut case = Case::new(phase, "prepare", "what the phase needs");
+                case.fail(masked(&failure.to_string()));
+                self.progress.say(case.line());
+                report.cases.push(case);
             }
+            report.phases.push(Counts::of(phase, &report.cases, begun.elapsed()));
         }
+        report.interrupted = self.stop.load(Ordering::Relaxed);
+        report.passed &= !report.interrupted && report.failures().next().is_none();
+        report.environment = Facts::gather(&self.checkout, &AtomicBool::new(false));
         report.took = begun.elapsed();
         Ok(report)
+    }
+
+    fn phases(&self) -> impl Iterator<Item = Phase> + use<'a> {
+        let wanted = &self.request.phases;
+        Phase::ALL.into_iter().filter(move |phase| wanted.is_empty() || wanted.contains(phase))
+    }
+
+    fn begin(&self) -> Report {
+        let Request { quick, bins, report, .. } = self.request;
+        let bins = bins.as_ref().map(|bins| format!(" --bins {}", bins.display())).unwrap_or_default();
+        Report {
+            started: jiff::Timestamp::now(),
+            took: Duration::ZERO,
+            passed: true,
+            interrupted: false,
+            quick: *quick,
+            environment: Facts::default(),
+            programs: Vec::new(),
+            packages: Vec::new(),
+            phases: Vec::new(),
+            cases: Vec::new(),
+            report: report.clone(),
+            again: bins,
+        }
+    }
+
+    fn phase(&self, phase: Phase, report: &mut Report) -> Result<(), Failure> {
+        match phase {
+            Phase::Cleanup => self.clean(&mut report.cases),
+            Phase::Build => {
+                report.packages = self.build(&mut report.cases)?;
+                Ok(())
+            }
+            Phase::Test => self.test(report),
+        }
+    }
+
+    fn ended(&self, case: Case, cases: &mut Vec<Case>) {
+        self.progress.say(case.line());
+        cases.push(case);
+    }
+
+    fn clean(&self, cases: &mut Vec<Case>) -> Result<(), Failure> {
+        let tracked = tracked_files(&self.checkout);
+        let target = self.target();
+        let ground = self.cleanup_ground(&target, &tracked);
+        let Cleanup { removals, kept } = ground.gather();
+        for removal in &removals {
+            self.progress.step(format!("removing {}", removal.path.display()));
+            self.ended(ground.remove(removal), cases);
+        }
+        kept.iter().for_each(|kept| self.ended(ground.keep(kept), cases));
+        if removals.is_empty() {
+            self.ended(Case::new(Phase::Cleanup, "nothing", "there was nothing to remove"), cases);
+        }
+        if let Some(home) = &self.request.home {
+            self.clean_home(home, &ground, cases)?;
+        }
+        Ok(())
+    }
+
+    fn clean_home(
+        &self,
+        home: &Path,
+        ground: &CleanupGround<'_>,
+        cases: &mut Vec<Case>,
+    ) -> Result<(), Failure> {
+        let home = std::fs::canonicalize(home).map_err(|e| Failure::file("find", home, &e))?;
+        let removals = cleanup::of_home(&home);
+        for removal in &removals {
+            let Removal { path, what, bytes, .. } = removal;
+            self.progress.say(format!("{}: {what}, {}", path.display(), cleanup::bytes(*bytes)));
+        }
+        if removals.is_empty() || self.may_remove() {
+            removals.iter().for_each(|removal| self.ended(ground.remove(removal), cases));
+        } else {
+            let mut case = Case::new(Phase::Cleanup, home.display().to_string(), "plugins and caches");
+            case.fail("nothing was removed: nobody agreed (--yes does, where there is no terminal)");
+            self.ended(case, cases);
+        }
+        Ok(())
+    }
+
+    /// Asks on a terminal.
+    fn may_remove(&self) -> bool {
+        if self.request.yes || !std::io::stdin().is_terminal() {
+            return self.request.yes;
+        }
+        self.progress.say("Remove these? [y/N]");
+        let mut answer = String::new();
+        let _ = std::io::stdin().read_line(&mut answer);
+        matches!(answer.trim(), "y" | "Y" | "yes")
+    }
+
+    /// cargo's.
+    fn target(&self) -> PathBuf {
+        let named = self.environment.cargo_target_dir.as_ref();
+        named.map_or_else(|| self.checkout.join("target"), |named| self.environment.current_dir.join(named))
+    }
+
+    fn cleanup_ground<'b>(&'b self, target: &'b Path, tracked: &'b [PathBuf]) -> CleanupGround<'b> {
+        let bins = self.request.bins.iter().flat_map(|bins| PROGRAMS.map(|name| bins.join(name)));
+        CleanupGround {
+            checkout: &self.checkout,
+            products: &self.products.folder,
+            target,
+            reports: &self.request.report,
+            temporary: &self.environment.temporary,
+            in_use: bins.chain([self.environment.executable.clone()]).collect(),
+            tracked,
+            quick: self.request.quick,
+        }
+    }
+
+    /// What would be done.
+    pub(super) fn plan(&self) -> Result<Plan, Failure> {
+        let mut plan = Plan::default();
+        for phase in self.phases() {
+            match phase {
+                Phase::Cleanup => {
+                    let tracked = tracked_files(&self.checkout);
+                    plan.cleanup = self.cleanup_ground(&self.target(), &tracked).gather();
+                    if let Some(home) = &self.request.home {
+                        let home =
+                            std::fs::canonicalize(home).map_err(|e| Failure::file("find", home, &e))?;
+                        plan.cleanup.removals.extend(cleanup::of_home(&home));
+                    }
+                }
+                Phase::Build => plan.build = Workspace::find(&self.checkout)?.names(),
+                Phase::Test => plan.test = self.files.iter().map(|file| file.name.clone()).collect(),
+            }
+        }
+        Ok(plan)
     }
 
     fn build(&self, cases: &mut Vec<Case>) -> Result<Vec<Product>, Failure> {
@@ -89,10 +243,10 @@ impl<'a> Suite<'a> {
         })
     }
 
-    fn test(&self, cases: &mut Vec<Case>) -> Result<(), Failure> {
+    fn test(&self, report: &mut Report) -> Result<(), Failure> {
         let workplace = Workplace::new(&self.environment.temporary)?;
         let built = match &self.request.bins {
-            Some(_) => self.checkout.join("target/debug"),
+            Some(_) => self.target().join("debug"),
             None => Workspace::find(&self.checkout)?.programs_folder(),
         };
         let bins = self.request.bins.as_ref().unwrap_or(&built);
@@ -105,10 +259,11 @@ impl<'a> Suite<'a> {
             path: self.environment.path.clone(),
             customers: self.config.customers.clone(),
         };
+        report.programs = facts::programs(bins, self.stop);
         let player = Player { base: &base, accept: self.request.accept, stop: self.stop };
         let mut played = self.play_all(&player);
         played.sort_by(|one, other| one.name.cmp(&other.name));
-        cases.extend(played);
+        report.cases.extend(played);
         Ok(())
     }
 
@@ -244,9 +399,4 @@ fn chosen(files: Vec<ScenarioFile>, wanted: &[String]) -> Result<Vec<ScenarioFil
     }
     let is_chosen = |file: &ScenarioFile| wanted.is_empty() || wanted.iter().any(|wanted| is(file, wanted));
     Ok(files.into_iter().filter(is_chosen).collect())
-}
-
-/// Whether anything failed.
-pub(super) fn any_failed(cases: &[Case]) -> bool {
-    cases.iter().any(|case| case.outcome == Outcome::Failed)
 }

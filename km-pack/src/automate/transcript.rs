@@ -228,13 +228,16 @@ mod tests {
 
     #[test]
     fn anything_may_stand_within_a_line() {
-        for actual in ["a x b", "a  b", "a b b"] {
-            assert!(
-                matches("a [..] b", actual) || actual == "a  b" && matches("a [..]b", actual),
-                "{actual}"
-            );
+        let holding = [
+            ("a [..] b", "a x b"),
+            ("a[..]b", "ab"),
+            ("a[..]b", "a b b"),
+            ("[..]", "x"),
+            ("a[..]c[..]e", "abcde"),
+        ];
+        for (expected, actual) in holding {
+            assert!(matches(expected, actual), "{expected:?} {actual:?}");
         }
-        assert!(matches("[..]", "") && matches("[..]", "x") && matches("a[..]c[..]e", "abcde"));
         for (expected, actual) in
             [("a[..]c", "abd"), ("a[..]b[..]c", "ac"), ("[..]x", "xy"), ("ab[..]ba", "aba")]
         {

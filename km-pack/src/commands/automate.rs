@@ -62,13 +62,23 @@ impl Automate {
             report: folder(&self.report),
             keep_going: self.keep_going,
             yes: self.yes,
-            dry_run: self.dry_run,
             home: self.home.as_ref().map(folder),
             bins: self.bins.as_ref().map(folder),
             accept: self.accept,
         };
+        if self.dry_run {
+            let plan = automate::plan(&request, environment, output)?;
+            output.result(&plan, plan.text());
+            return Ok(ExitCode::SUCCESS);
+        }
         let report = automate::run(&request, environment, output)?;
+        let written = report.write();
+        if written.is_err() && output.is_json() {
+            // One document, and that is the error.
+            return written.map(|()| ExitCode::FAILURE);
+        }
         output.result(&report, report.text());
+        written?;
         Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
