@@ -10,6 +10,7 @@ mod attacks;
 mod authors;
 mod automate;
 mod bad_days;
+mod broken_tree;
 mod builds;
 mod commands;
 mod guide;
