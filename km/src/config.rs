@@ -202,6 +202,7 @@ fn read(home: &Home) -> Result<Option<Zeroizing<String>>, Failure> {
 
 /// A message without what it quotes.
 fn without_quotes(message: &str) -> String {
+    let message = message.replace("`\"`", "a quotation mark");
     let pieces = message.split(['`', '"']).enumerate();
     pieces.map(|(at, piece)| if at % 2 == 0 { piece } else { "…" }).collect()
 }

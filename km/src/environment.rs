@@ -26,7 +26,7 @@ pub(crate) struct Environment {
     pub(crate) temporary: PathBuf,
     /// `KM_API_KEY`, or `KILOMETERS_API_KEY`, its older name.
     pub(crate) api_key: Option<Variable<Secret>>,
-    /// `KM_API_ENDPOINT`, or `KILOMETERS_API_ENDPOINT`, its older name.
+    /// `KM_API_ENDPOINT`, or `KILOMETERS_API_ENDPOINT` or `KM_API_URL`, its names in other versions.
     pub(crate) api_endpoint: Option<Variable<String>>,
     /// `HTTPS_PROXY` (or `https_proxy`, `ALL_PROXY`, `all_proxy`) and `NO_PROXY` (or `no_proxy`): the
     /// way to the API.
@@ -87,7 +87,9 @@ impl Environment {
             debug: debug(),
             temporary: env::temp_dir(),
             api_key: ours.or(older),
-            api_endpoint: text("KM_API_ENDPOINT").or_else(|| text("KILOMETERS_API_ENDPOINT")),
+            api_endpoint: ["KM_API_ENDPOINT", "KILOMETERS_API_ENDPOINT", "KM_API_URL"]
+                .into_iter()
+                .find_map(text),
             proxy: Proxy {
                 url: either(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
                 except: either(&["NO_PROXY", "no_proxy"]),

@@ -16,7 +16,7 @@ use super::shell::{Ended, Shell};
 use crate::compile::cargo_metadata;
 
 /// The programs that scenarios find on their PATH.
-pub(super) const PROGRAMS: [&str; 4] = ["km", "km-pack", "mcp-server", "mcp-client"];
+pub(super) const PROGRAMS: [&str; 5] = ["km", "km-pack", "mcp-server", "mcp-client", "misbehaving"];
 /// For one command; the first build of everything takes a while.
 const LIMIT: Duration = Duration::from_secs(45 * 60);
 

@@ -88,7 +88,7 @@ impl Workplace {
         let folder = self.path().join("programs");
         std::fs::create_dir(&folder).map_err(|e| Failure::file("make", &folder, &e))?;
         for name in PROGRAMS {
-            let places = [Some(bins), otherwise.filter(|_| name.starts_with("mcp-"))];
+            let places = [Some(bins), otherwise.filter(|_| !name.starts_with("km"))];
             let found =
                 places.into_iter().flatten().map(|folder| folder.join(name)).find(|path| path.is_file());
             match found {
@@ -96,7 +96,7 @@ impl Workplace {
                     let link = folder.join(name);
                     std::os::unix::fs::symlink(&path, &link).map_err(|e| Failure::file("make", &link, &e))?;
                 }
-                None if name.starts_with("mcp-") => {}
+                None if !name.starts_with("km") => {}
                 None => {
                     let what = format!("{} is not there", bins.join(name).display());
                     return Err(Failure::new(Kind::NotFound, what).help(

@@ -59,10 +59,13 @@ impl fmt::Display for ApiFailure {
 impl From<ApiFailure> for Failure {
     fn from(failure: ApiFailure) -> Self {
         let (kind, help) = match failure {
-            ApiFailure::Refused(_) => (Kind::Unauthorized, "`km auth status` shows which API key is used"),
+            ApiFailure::Refused(_) => (
+                Kind::Unauthorized,
+                "`km auth status` shows which API key is used, `km auth login` sets another",
+            ),
             ApiFailure::Unreachable { .. } => (
                 Kind::Unreachable,
-                "`km doctor` shows what can be reached; the endpoint is KM_API_ENDPOINT or api_endpoint in config.toml",
+                "the endpoint is KM_API_ENDPOINT or api_endpoint in config.toml; `km doctor` tries it",
             ),
         };
         Self::new(kind, failure).help(help)

@@ -70,14 +70,15 @@ impl Check {
         Self { help: Some(help.to_string()), ..self }
     }
 
-    fn line(&self) -> String {
+    /// Its line, with what was looked at as wide as the widest.
+    fn line(&self, width: usize) -> String {
         let mark = match self.outcome {
             Outcome::Passed => "ok  ",
             Outcome::Warned => "warn",
             Outcome::Failed => "FAIL",
         };
         let help = self.help.as_deref().map(|help| format!("\n      help: {help}")).unwrap_or_default();
-        format!("{mark}  {:<14} {}{help}", self.id, self.detail)
+        format!("{mark}  {:<width$}  {}{help}", self.id, self.detail)
     }
 }
 
@@ -103,7 +104,8 @@ impl Doctor {
         }
         drop(progress);
         let failed = checks.iter().filter(|check| check.outcome == Outcome::Failed).count();
-        let text = checks.iter().map(Check::line).collect::<Vec<_>>().join("\n");
+        let width = checks.iter().map(|check| check.id.len()).max().unwrap_or_default();
+        let text = checks.iter().map(|check| check.line(width)).collect::<Vec<_>>().join("\n");
         let error = (failed > 0).then(|| Failure::new(Kind::Failed, format_args!("{failed} checks failed")));
         output.result(&Document { ok: failed == 0, checks, error }, text);
         Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(Kind::Failed.code()) })

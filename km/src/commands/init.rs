@@ -35,10 +35,10 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 )]
 pub(super) struct Init {
     /// The API key; `-` reads it from stdin, so that it stands in no process list
-    #[arg(long, value_name = "KEY")]
+    #[arg(short = 'k', long, value_name = "KEY")]
     api_key: Option<String>,
     /// The API's base URL
-    #[arg(long, value_name = "URL")]
+    #[arg(short, long, value_name = "URL", alias = "api-url")]
     endpoint: Option<String>,
     /// Certificates (PEM) that the API's own is checked with, besides the system's
     #[arg(long, value_name = "FILE")]

@@ -1,6 +1,7 @@
 //! `km plugins install`
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -148,7 +149,12 @@ fn open(path: &Path) -> Result<(File, u64), Failure> {
         return Err(Failure::new(Kind::Usage, "this km installs from files only")
             .help("download the package first; its signature protects it on any way"));
     }
-    let failed = |e| Failure::file("open", path, &e);
+    // The caller says which package.
+    let failed = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => Failure::new(Kind::NotFound, format_args!("cannot open it: {e}"))
+            .help("give the path of a .kmpkg file; `km plugins refresh` gets what was published for you"),
+        _ => Failure::new(Kind::Local, format_args!("cannot open it: {e}")),
+    };
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {

@@ -179,13 +179,19 @@ impl SpawnedPlugin {
         let answer = self.call("Describe", client.describe(v2::DescribeRequest {})).await?;
         self.check_name(&answer.name)?;
         let said = answer.identity.as_ref().map(|stamp| (stamp.customer.as_str(), stamp.tier.as_str()));
+        let whose = |stamp: Option<(&str, &str)>| {
+            stamp.map_or("nobody".to_owned(), |(customer, tier)| format!("{customer} at {tier}"))
+        };
         if let Some(expected) = &self.identity {
             let packed = Some((expected.customer.as_str(), expected.tier.as_str()));
             let is_packed = said == packed || (said.is_none() && !expected.is_stamped);
             if !is_packed || answer.version != expected.version {
                 return Err(PluginFailure::Refused(format!(
-                    "it says that it is {} for {said:?}, its manifest says {} for {packed:?}",
-                    answer.version, expected.version
+                    "it says that it is {} for {}, its manifest says {} for {}",
+                    answer.version,
+                    whose(said),
+                    expected.version,
+                    whose(packed)
                 )));
             }
         }

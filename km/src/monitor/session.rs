@@ -278,6 +278,12 @@ fn report_not_started(command: &[OsString], error: &io::Error) -> ExitCode {
             ));
             ExitCode::from(127)
         }
+        io::ErrorKind::PermissionDenied => {
+            Remarks.say(&format!(
+                "cannot start {program}: {error}\nhelp: it must be a file with the execute bit (chmod +x), or give its interpreter, as `node {program}`"
+            ));
+            ExitCode::from(126)
+        }
         _ => {
             Remarks.say(&format!("cannot start {program}: {error}"));
             ExitCode::from(126)

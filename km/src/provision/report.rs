@@ -120,7 +120,7 @@ impl Report {
             text += &format!("not entitled: {name}, {}\n", km_cli::printable_line(reason));
         }
         for need in self.needs.iter().flatten() {
-            text += &format!("needs: {} {}, {} bytes\n", need.name, need.version, need.size);
+            text += &format!("needs: {} {}, {:.1} MB\n", need.name, need.version, need.size as f64 / 1e6);
         }
         text
     }
