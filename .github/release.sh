@@ -33,6 +33,31 @@ build() {
     bins=$folder/$target/release
 }
 
+# The licences of what is compiled in: who has which, then each text once.
+third_party() {
+    registry=${CARGO_HOME:-$HOME/.cargo}/registry/src
+    texts=$work/texts
+    mkdir "$texts"
+    (cd "$root" && cargo tree --locked -p km -p km-pack --edges normal --target "$target" --prefix none \
+        --format '{p}|{l}' --no-dedupe) | grep '|' | grep -v ' (/' | sed 's/ (proc-macro)//' | sort -u >"$work/crates"
+    [ -s "$work/crates" ] || fail "cargo tree names no crates" "run it here: cargo tree -p km"
+    while IFS='|' read -r crate licence; do
+        folder=$(echo "$registry"/*/"${crate%% v*}-${crate##* v}")
+        [ -d "$folder" ] || fail "the source of $crate is not in $registry" "cargo fetch --locked"
+        printf '%s: %s\n' "$crate" "$licence"
+        for file in "$folder"/LICEN[CS]E* "$folder"/COPYING* "$folder"/COPYRIGHT* "$folder"/NOTICE*; do
+            [ -f "$file" ] || continue
+            sum=$(sha256sum <"$file" | cut -c 1-64)
+            cp "$file" "$texts/$sum"
+            printf '%s\n' "$crate" >>"$texts/$sum.crates"
+        done
+    done <"$work/crates"
+    for text in "$texts"/*.crates; do
+        printf '\n%s\n' "---- $(sort -u "$text" | tr '\n' ',' | sed 's/,$//; s/,/, /g')"
+        cat "${text%.crates}"
+    done
+}
+
 # Everything in the archive but the programs comes out of the programs and the repository.
 lay_out() {
     mkdir -p "$1"
@@ -51,7 +76,8 @@ lay_out() {
         "$1/$program" completions zsh >"$1/share/zsh/site-functions/_$program"
         "$1/$program" completions fish >"$1/share/fish/vendor_completions.d/$program.fish"
     done
-    cp "$root/LICENSE" "$root/README.md" "$root/CHANGELOG.md" "$1"
+    cp "$root/LICENSE" "$root/NOTICE" "$root/README.md" "$root/CHANGELOG.md" "$1"
+    third_party >"$1/LICENSES-THIRD-PARTY"
     find "$1" -type d -exec chmod 755 {} +
     find "$1" -type f -exec chmod 644 {} +
     chmod 755 "$1/km" "$1/km-pack"

@@ -11,6 +11,7 @@ mod authors;
 mod bad_days;
 mod builds;
 mod commands;
+mod hooks;
 mod http;
 mod install_script;
 mod invisible;
