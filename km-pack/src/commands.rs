@@ -1,5 +1,6 @@
 //! The command line: one file for each command.
 
+mod automate;
 mod build;
 mod customers;
 mod fetch;
@@ -53,6 +54,7 @@ enum Command {
     Test(test::Test),
     Customers(customers::Customers),
     Serve(serve::Serve),
+    Automate(automate::Automate),
     /// Print the completion script for a shell
     #[command(after_help = "Example:\n  km-pack completions bash > /etc/bash_completion.d/km-pack")]
     Completions {
@@ -80,6 +82,9 @@ pub fn main() -> ExitCode {
             }
         };
     }
+    if let Some((mark, script)) = environment::keeper() {
+        return crate::automate::keep(&mark, &script);
+    }
     km_cli::main(environment::arguments(), &environment::log_settings(), run)
 }
 
@@ -98,6 +103,7 @@ fn run(args: &KmPack, output: &Output) -> Result<ExitCode, Failure> {
         Command::Customers(command) => command.run(&environment, output),
         Command::Serve(command) => command.run(&environment, output),
         Command::Man(command) => command.run::<KmPack>(output),
+        Command::Automate(command) => return command.run(&environment, output),
         Command::Completions { shell } => {
             let script = km_cli::completions::<KmPack>(*shell);
             output.result(&Completions { script: &script }, &script);

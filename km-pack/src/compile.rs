@@ -172,3 +172,9 @@ fn target_of(binary: &[u8], triple: Option<String>) -> Result<Target, Failure> {
 pub fn commit_time(folder: &Path) -> Option<u64> {
     Tool::new("git", folder).args(["log", "-1", "--format=%ct"]).quiet().output().ok()?.trim().parse().ok()
 }
+
+/// The files that git keeps in a folder, from there; none outside a repository.
+pub fn tracked_files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let listed = Tool::new("git", folder).args(["ls-files", "-z"]).quiet().output().unwrap_or_default();
+    listed.split('\0').filter(|path| !path.is_empty()).map(Into::into).collect()
+}

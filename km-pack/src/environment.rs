@@ -2,7 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use km_cli::Settings;
 
@@ -11,6 +11,51 @@ use crate::store::CloudSettings;
 /// `KM_PACK_CONFORMANCE_HOST`: set by `km-pack test` for the host that it starts to kill it; the
 /// plugin's path.
 pub(crate) const CONFORMANCE_HOST: &str = "KM_PACK_CONFORMANCE_HOST";
+
+/// `KM_PACK_KEEPER`: set by `km-pack automate` for the process that keeps a scenario's shell; the mark
+/// that this one's output ends with.
+pub(crate) const KEEPER: &str = "KM_PACK_KEEPER";
+
+/// Where tools find what the user has: `(variable, its place in the home folder)`. The commands of
+/// scenarios have homes of their own, and should download nothing twice.
+const CACHES: [(&str, &str); 14] = [
+    ("CARGO_HOME", ".cargo"),
+    ("RUSTUP_HOME", ".rustup"),
+    ("GOPATH", "go"),
+    ("GOMODCACHE", "go/pkg/mod"),
+    ("GOCACHE", ".cache/go-build"),
+    ("GOENV", ".config/go/env"),
+    ("npm_config_cache", ".npm"),
+    ("npm_config_userconfig", ".npmrc"),
+    ("PIP_CACHE_DIR", ".cache/pip"),
+    ("PIP_CONFIG_FILE", ".config/pip/pip.conf"),
+    ("UV_CACHE_DIR", ".cache/uv"),
+    ("UV_CONFIG_FILE", ".config/uv/uv.toml"),
+    ("PYENV_ROOT", ".pyenv"),
+    ("NVM_DIR", ".nvm"),
+];
+
+/// How tools reach the network, and with which toolchain: handed to scenarios as they are.
+const PASSED_ON: [&str; 18] = [
+    "RUSTUP_TOOLCHAIN",
+    "CARGO_INCREMENTAL",
+    "CARGO_TARGET_DIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "GOPROXY",
+    "GOFLAGS",
+];
 
 /// Everything that `km-pack` takes from its environment.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +77,16 @@ pub struct Environment {
     pub cloud: CloudSettings,
     /// The current folder, for relative paths and for finding the workspace.
     pub current_dir: PathBuf,
+    /// `PATH`.
+    pub path: OsString,
+    /// `CI`: what is missing for a check is a failure there.
+    pub ci: bool,
+    /// `TMPDIR`, or `/tmp`.
+    pub temporary: PathBuf,
+    /// What the commands of scenarios get of it.
+    pub for_scenarios: Vec<(OsString, OsString)>,
+    /// The file of this program.
+    pub executable: PathBuf,
 }
 
 impl Environment {
@@ -52,8 +107,22 @@ impl Environment {
                     .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
             ),
             current_dir: env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+            path: env::var_os("PATH").unwrap_or_default(),
+            ci: env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false"),
+            temporary: env::temp_dir(),
+            for_scenarios: for_scenarios(path("HOME").as_deref()),
+            executable: env::current_exe().unwrap_or_default(),
         }
     }
+}
+
+fn for_scenarios(home: Option<&Path>) -> Vec<(OsString, OsString)> {
+    let cache = |(name, place): (&str, &str)| {
+        let there = || home.map(|home| home.join(place)).filter(|path| path.exists());
+        Some((name.into(), env::var_os(name).or_else(|| there().map(PathBuf::into_os_string))?))
+    };
+    let passed_on = |name: &str| Some((name.into(), env::var_os(name)?));
+    CACHES.into_iter().filter_map(cache).chain(PASSED_ON.into_iter().filter_map(passed_on)).collect()
 }
 
 /// The names of all variables that are, or may be, secrets.
@@ -66,6 +135,11 @@ pub(crate) fn secrets() -> impl Iterator<Item = OsString> {
 /// The plugin to hold, if this process is the host that `km-pack test` kills.
 pub(crate) fn conformance_host() -> Option<PathBuf> {
     env::var_os(CONFORMANCE_HOST).map(PathBuf::from)
+}
+
+/// The mark and the script of the shell to keep, if this process is a keeper of `km-pack automate`.
+pub(crate) fn keeper() -> Option<(String, OsString)> {
+    Some((env::var(KEEPER).ok()?, env::args_os().nth(1)?))
 }
 
 /// `KM_DEBUG` and `KM_LOG`.

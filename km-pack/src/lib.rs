@@ -9,18 +9,19 @@
 //!                         all                                   → Published
 //! ```
 //!
-//! [`conformance`] checks what a plugin does.
+//! [`conformance`] checks what a plugin does, [`automate`] all of it as users run it.
 //!
 //! [`serve`] answers the plugin API, out of the database of [`customers`], with tokens signed by [`token`].
 //!
 //! [`publish`] puts packages into a [`store`] and names them in the index of their customer.
 //!
 //! [`plan`] decides everything before anything is touched. Only [`sign`] reads release keys, only
-//! [`compile`] starts processes, only [`environment`] reads the environment.
+//! [`compile`] and the keeper of [`automate`] start processes, only [`environment`] reads the environment.
 
 #![warn(missing_docs)]
 
 pub mod archive;
+pub mod automate;
 pub mod commands;
 pub mod compile;
 pub mod conformance;

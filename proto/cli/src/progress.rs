@@ -58,6 +58,12 @@ impl Progress {
         self.0.set_message(text.into());
     }
 
+    /// A line on stderr that stays, terminal or not.
+    pub fn say(&self, line: impl std::fmt::Display) {
+        let line = crate::printable_line(&crate::mask(&line.to_string()));
+        self.0.suspend(|| anstream::eprintln!("{line}"));
+    }
+
     /// So many more of what the bar is over.
     pub fn advance(&self, by: u64) {
         self.0.inc(by);

@@ -8,6 +8,7 @@ mod api;
 mod architecture;
 mod attacks;
 mod authors;
+mod automate;
 mod bad_days;
 mod builds;
 mod commands;

@@ -1,0 +1,231 @@
+//! The keeper: a small process between the suite and each shell, so that nothing of a scenario is left.
+//!
+//! The only file of the suite that starts processes. A keeper is this program once more, in a session of
+//! its own. It adopts whatever its shell starts, also what has left the session, and kills all of it when
+//! the shell has ended, or when the suite closes the pipe between the two: by will or by being killed.
+//!
+//! ```text
+//! km-pack automate ──pipe── keeper (own session, adopts orphans)
+//!                             └── sh ── whatever a scenario starts
+//! ```
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+
+use crate::environment::{self, KEEPER};
+
+/// How long what a scenario started may take to leave after SIGTERM.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// The environment of a shell.
+#[derive(Debug, Clone)]
+pub(super) enum Variables {
+    /// These alone.
+    Only(Vec<(OsString, OsString)>),
+    /// Ours without secrets, and these.
+    Ours(Vec<(OsString, OsString)>),
+}
+
+/// A running keeper, as the suite sees it.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    child: Child,
+    /// What the shell reads. Closed, it ends everything.
+    orders: Option<ChildStdin>,
+    output: ChildStdout,
+}
+
+impl Keeper {
+    /// Starts a shell that runs `script`, with its keeper.
+    pub(super) fn start(folder: &Path, variables: &Variables, mark: &str, script: &str) -> io::Result<Self> {
+        // This very program, even when its file has been replaced.
+        let mut command = Command::new("/proc/self/exe");
+        match variables {
+            Variables::Only(variables) => {
+                command.env_clear().envs(variables.iter().map(|(name, value)| (name, value)));
+            }
+            Variables::Ours(more) => {
+                for secret in environment::secrets() {
+                    command.env_remove(secret);
+                }
+                command.envs(more.iter().map(|(name, value)| (name, value)));
+            }
+        }
+        command.env(KEEPER, mark).arg(script).current_dir(folder);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (Some(orders), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        Ok(Self { child, orders: Some(orders), output })
+    }
+
+    /// Says something to the shell.
+    pub(super) fn order(&mut self, text: &str) -> io::Result<()> {
+        self.orders.as_mut().map_or(Ok(()), |orders| orders.write_all(text.as_bytes()))
+    }
+
+    /// What shell and keeper write.
+    pub(super) fn output(&mut self) -> &mut ChildStdout {
+        &mut self.output
+    }
+
+    /// Ends all that the shell has started, and returns when it is gone.
+    pub(super) fn end(&mut self) {
+        drop(self.orders.take());
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What was said of a shell that has ended: this word, and its exit status.
+pub(super) const ENDED: &str = "ended";
+
+/// The body of `main` in a keeper.
+pub(crate) fn keep(mark: &str, script: &OsString) -> ExitCode {
+    match hold(mark, script) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("cannot run sh: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn hold(mark: &str, script: &OsString) -> io::Result<()> {
+    rustix::process::setsid()?;
+    let _ = rustix::thread::set_name(c"km-keeper");
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let shell = spawn(script)?;
+    let pidfd = open(&shell)?;
+    let status = wait(shell, &pidfd)?;
+    end_descendants();
+    if let Some(status) = status {
+        write!(io::stdout(), "\x1e{mark} {ENDED} {status}\x1e")?;
+    }
+    Ok(())
+}
+
+fn spawn(script: &OsString) -> io::Result<Child> {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(script).env_remove(KEEPER);
+    let keeper = rustix::process::getpid();
+    let follow_keeper = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() == Some(keeper) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    };
+    // SAFETY: the closure makes system calls only.
+    unsafe { shell.pre_exec(follow_keeper) };
+    shell.spawn()
+}
+
+fn open(shell: &Child) -> io::Result<OwnedFd> {
+    Ok(rustix::process::pidfd_open(Pid::from_child(shell), PidfdFlags::empty())?)
+}
+
+/// The shell's exit status, or none when the suite wants no more of it.
+fn wait(mut shell: Child, pidfd: &OwnedFd) -> io::Result<Option<i32>> {
+    let stdin = io::stdin();
+    loop {
+        // Of the pipe only its end is asked for: what comes through it is for the shell.
+        let pipe = PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::empty());
+        let mut polled = [pipe, PollFd::new(pidfd, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let [abandoned, ended] = polled.map(|file| !file.revents().is_empty());
+        if ended {
+            let status = shell.wait()?;
+            return Ok(Some(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())));
+        }
+        if abandoned {
+            return Ok(None);
+        }
+    }
+}
+
+/// SIGTERM for what is left, and SIGKILL for what does not leave.
+fn end_descendants() {
+    signal_children(Signal::TERM);
+    let deadline = Instant::now() + GRACE;
+    while Instant::now() < deadline {
+        if !reap() {
+            return;
+        }
+        pause(Duration::from_millis(2));
+    }
+    kill_descendants();
+}
+
+/// Kills children until none is left: each one's children become ours when it dies.
+pub(super) fn kill_descendants() {
+    loop {
+        signal_children(Signal::KILL);
+        if !reap() {
+            return;
+        }
+        pause(Duration::from_millis(1));
+    }
+}
+
+fn pause(time: Duration) {
+    let pause = Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };
+    let _ = rustix::event::poll(&mut [], Some(&pause));
+}
+
+fn signal_children(signal: Signal) {
+    for child in children() {
+        let _ = rustix::process::kill_process_group(child, signal);
+        let _ = rustix::process::kill_process(child, signal);
+    }
+}
+
+/// Reaps whatever has ended. False when there are no children any more.
+fn reap() -> bool {
+    loop {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// The ids of this process's children, adopted ones included.
+fn children() -> Vec<Pid> {
+    let own = std::process::id().to_string();
+    let parent_of = |stat: &str| -> Option<String> {
+        // pid (name) state parent …; the name may hold anything.
+        stat.rsplit_once(") ")?.1.split(' ').nth(1).map(str::to_owned)
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            (parent_of(&stat)? == own).then(|| Pid::from_raw(pid)).flatten()
+        })
+        .collect()
+}
+
+/// Adopts what keepers leave that were killed themselves.
+pub(super) fn adopt_orphans() {
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+}
