@@ -19,7 +19,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use km_cli::{CommonArgs, Output, Shell};
+use km_cli::{CommonArgs, Man, Output, Shell};
 use km_package::failure::{Failure, Kind};
 use km_package::manifest::Customer;
 use serde::Serialize;
@@ -63,6 +63,8 @@ enum Command {
         /// Which shell
         shell: Shell,
     },
+    #[command(after_help = "Example:\n  km-pack man | man -l -\n  km-pack man --out ~/.local/share/man/man1")]
+    Man(Man),
 }
 
 impl km_cli::Command for KmPack {
@@ -103,6 +105,7 @@ fn run(args: &KmPack, output: &Output) -> Result<ExitCode, Failure> {
         Command::Test(command) => return command.run(&environment, output),
         Command::Customers(command) => command.run(&environment, output),
         Command::Serve(command) => command.run(&environment, output),
+        Command::Man(command) => command.run::<KmPack>(output),
         Command::Automate(command) => return command.run(&environment, output),
         Command::Completions { shell } => {
             let script = km_cli::completions::<KmPack>(*shell);

@@ -22,7 +22,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use km_cli::{CommonArgs, Output, Shell};
+use km_cli::{CommonArgs, Man, Output, Shell};
 use km_package::failure::{Failure, Kind};
 use serde::Serialize;
 
@@ -66,6 +66,8 @@ enum Command {
         /// Which shell
         shell: Shell,
     },
+    #[command(after_help = "Example:\n  km man | man -l -\n  km man --out ~/.local/share/man/man1")]
+    Man(Man),
 }
 
 #[derive(Debug, Subcommand)]
@@ -122,6 +124,7 @@ fn run(args: &Km, output: &Output) -> Result<ExitCode, Failure> {
             command.run(output);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Man(command) => command.run::<Km>(output).map(done),
         Command::Completions { shell } => {
             let script = km_cli::completions::<Km>(*shell);
             output.result(&Completions { script: &script }, &script);

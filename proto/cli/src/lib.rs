@@ -6,8 +6,10 @@
 
 #![warn(missing_docs)]
 
+mod man;
 mod progress;
 
+pub use man::Man;
 pub use progress::Progress;
 
 use std::cell::RefCell;
