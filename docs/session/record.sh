@@ -21,13 +21,15 @@ trap 'rm -rf "$folder"' EXIT
 "$target/debug/km-pack" build --plugin "$root/km-plugin-template" --customer customer_123 \
     --key "$folder/first/release.key.pem" --out "$folder/first" >&2
 mkdir "$folder/try"
+ln -s "$root" "$folder/kilometers"
+export CARGO_HOME="${CARGO_HOME:-$HOME/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" HOME="$folder"
 cd "$folder/try"
 # A stdin that never ends, nor says anything: at its end the recording would stop.
 mkfifo "$folder/keyboard"
 exec 3<>"$folder/keyboard"
 PATH="$target/debug:$PATH" TERM=xterm-256color "$tool/bin/termtosvg" record "$folder/session.cast" \
-    --screen-geometry 104x30 --command "sh $root/docs/session/session.sh $root" <&3 >"$folder/log"
+    --screen-geometry 104x30 --command "sh $root/docs/session/session.sh" <&3 >"$folder/log"
 "$tool/bin/termtosvg" render "$folder/session.cast" "$folder/session.svg" \
     --template "$root/docs/session/template.svg" --loop-delay 6000 --min-frame-duration 40
-sed "s,$folder/try,~/try,g" "$folder/session.svg" >"$root/docs/session.svg"
+sed "s,$folder/try,~/try,g; s,$folder/,~/,g" "$folder/session.svg" >"$root/docs/session.svg"
 wc -c "$root/docs/session.svg"
