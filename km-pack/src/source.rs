@@ -190,7 +190,9 @@ mod tests {
         for made in ["frames/00", "manifests/00", "index/c.toml"].map(|file| format!("dist/store/{file}")) {
             put(&made);
         }
-        ["dist/km.db", "dist/km.db-wal", "km-plugin-mine"].map(put);
+        for made in ["dist/km.db", "dist/km.db-wal", "km-plugin-mine"] {
+            put(made);
+        }
         let mut found = BTreeSet::new();
         collect(folder.path(), &mut found).unwrap();
         assert_eq!(found, source);
