@@ -50,7 +50,7 @@ read_options() {
             exit 0
             ;;
         --version | --from | --key | --to | --only)
-            [ $# -ge 2 ] && [ -n "$2" ] || fail 2 "$1 needs a value" 'install.sh --help'
+            [ -n "${2:-}" ] || fail 2 "$1 needs a value" 'install.sh --help'
             ;;
         *) fail 2 "unknown argument: $1" 'install.sh --help' ;;
         esac

@@ -110,6 +110,10 @@ fn take_secret(name: &str) -> Option<Secret> {
         if !stored.is_null() {
             std::ptr::write_bytes(stored, b'*', value.len());
         }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "before there are threads: a secret that children must not get"
+        )]
         env::remove_var(name);
     }
     // What is no UTF-8 is no key either, and is refused as one.

@@ -53,6 +53,7 @@ async fn transcript(host: &Host, path: &str) -> Result<(), Error> {
         Ok(plugin) => plugin,
         Err(error) => {
             println!("start failed: {error}");
+            #[expect(clippy::disallowed_methods, reason = "there is nothing yet to be left")]
             std::process::exit(1);
         }
     };
