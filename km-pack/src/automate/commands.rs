@@ -39,12 +39,17 @@ struct Open {
     documents: Vec<(String, bool)>,
     /// `if`, `for`, `{` and their kind.
     depth: usize,
+    parentheses: usize,
     continued: bool,
 }
 
 impl Open {
     fn is_closed(&self) -> bool {
-        self.quote.is_none() && self.documents.is_empty() && self.depth == 0 && !self.continued
+        self.quote.is_none()
+            && self.documents.is_empty()
+            && self.depth == 0
+            && self.parentheses == 0
+            && !self.continued
     }
 
     fn read(&mut self, line: &str) {
@@ -57,11 +62,18 @@ impl Open {
         }
         let bare = self.without_quotes(line);
         self.read_documents(line, &bare);
-        for word in bare.split(|c: char| c.is_whitespace() || c == ';').filter(|word| !word.is_empty()) {
+        for word in bare.split(|c: char| c.is_whitespace() || ";&|()".contains(c)) {
             match word {
-                "if" | "for" | "while" | "until" | "case" | "{" | "(" => self.depth += 1,
-                "fi" | "done" | "esac" | "}" | ")" => self.depth = self.depth.saturating_sub(1),
-                function if function.ends_with("(){") => self.depth += 1,
+                "if" | "for" | "while" | "until" | "case" | "{" => self.depth += 1,
+                "fi" | "done" | "esac" | "}" => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        // Those that end a pattern of `case` close nothing.
+        for c in bare.chars() {
+            match c {
+                '(' => self.parentheses += 1,
+                ')' => self.parentheses = self.parentheses.saturating_sub(1),
                 _ => {}
             }
         }
@@ -142,6 +154,9 @@ mod tests {
             "echo a |\n  sort",
             "true &&\n  echo a",
             "(\necho a\n)",
+            "a=$(echo 1\necho 2)",
+            "(while read -r x; do\necho $x; done)",
+            "say(){\n  echo a\n}",
         ] {
             let after = format!("{whole}\nkm version");
             let found = commands(&after);
@@ -152,9 +167,8 @@ mod tests {
 
     #[test]
     fn one_line_holds_a_whole_loop() {
-        let text =
-            "for i in 1 2; do echo $i; done\nuntil [ -s x ]; do sleep 1; done\n[ \"$a\" = '{' ]\necho \\\\";
-        assert_eq!(commands(text).len(), 4);
+        let text = "for i in 1 2; do echo $i; done\nuntil [ -s x ]; do sleep 1; done\n[ \"$a\" = '{' ]\necho \\\\\n(for i in 1; do ls; done) | sort";
+        assert_eq!(commands(text).len(), 5);
     }
 
     #[test]

@@ -17,7 +17,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 const TOOLS: [(&str, &str); 6] = [
     ("rustc", "rustc --version"),
     ("cargo", "cargo --version"),
-    ("go", "go version"),
+    // It would begin to count its uses in the user's home.
+    ("go", "XDG_CONFIG_HOME=/dev/null go version"),
     ("node", "node --version"),
     ("python", "python3 --version"),
     ("commit", "git describe --always --dirty --abbrev=12"),

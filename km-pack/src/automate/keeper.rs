@@ -98,7 +98,8 @@ pub(crate) fn keep(mark: &str, script: &OsString) -> ExitCode {
     match hold(mark, script) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("cannot run sh: {e}");
+            // As a shell says it of a command. Whoever is gone needs no answer.
+            let _ = write!(io::stdout(), "cannot run sh: {e}\n\x1e{mark} {ENDED} 127\x1e");
             ExitCode::FAILURE
         }
     }

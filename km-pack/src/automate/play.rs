@@ -156,13 +156,15 @@ impl Play<'_> {
         }
     }
 
+    /// The end of an output, from the beginning of a line: half a key would not be known as one.
     fn shown(&self, output: &str) -> String {
-        let mut text = self.names.page(output);
-        if text.len() > MOST_KEPT {
-            let at = (0..=text.len() - MOST_KEPT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-            text = format!("… {at} bytes before\n{}", &text[at..]);
+        if output.len() <= MOST_KEPT {
+            return self.names.page(output);
         }
-        text
+        let tail = &output.as_bytes()[output.len() - MOST_KEPT..];
+        let begin = tail.iter().position(|byte| *byte == b'\n').map_or(tail.len(), |at| at + 1);
+        let before = output.len() - tail.len() + begin;
+        format!("… {before} bytes before\n{}", self.names.page(&output[before..]))
     }
 
     fn lines(&self, output: &str) -> Vec<String> {
@@ -177,13 +179,13 @@ impl Play<'_> {
     fn compare(&mut self, mut done: Done, expected: &Expected, ran: &Ran) -> Judged {
         done.took = ran.took;
         done.exit = exit_of(ran.ended);
-        let came = self.lines(&ran.output);
-        let alignment = Alignment::new(&expected.lines, &came, expected.unordered);
-        let difference = || alignment.difference(&expected.lines, &came);
         if let Some(why) = self.trouble(ran.ended) {
             done.fail(why, Some(self.shown(&ran.output)));
             return Judged { done, go_on: false };
         }
+        let came = self.lines(&ran.output);
+        let alignment = Alignment::new(&expected.lines, &came, expected.unordered);
+        let difference = || alignment.difference(&expected.lines, &came);
         let status = done.exit.unwrap_or_default();
         let same_status = status == expected.status;
         if same_status && alignment.matches() {

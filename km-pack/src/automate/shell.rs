@@ -157,7 +157,8 @@ impl Shell {
 
 /// Where a sign begins, and where what it says ends.
 fn find(read: &[u8], sign: &[u8], from: usize) -> Option<(usize, usize)> {
-    let at = from + read.get(from..)?.windows(sign.len()).position(|window| window == sign)?;
+    let mut marks = (from..read.len()).filter(|at| read[*at] == 0x1e);
+    let at = marks.find(|at| read[*at..].starts_with(sign))?;
     let end = at + sign.len() + read[at + sign.len()..].iter().position(|byte| *byte == 0x1e)?;
     Some((at, end))
 }
