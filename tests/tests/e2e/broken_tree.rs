@@ -62,26 +62,37 @@ fn assert_named(
     assert!(missed.is_empty() && too_many.is_empty(), "{by} misses {missed:?}, and names {too_many:?}");
 }
 
-/// A program that is itself for everybody but these scenarios. What prepares the ground is not broken:
-/// it is started by the suite, not by a shell.
+/// A program that is itself for everybody but these scenarios, and for them until what is given is there.
 fn wrap(path: &Path, real: &Path, broken: &[(Breakage, BTreeSet<&String>)]) {
     let real = real.display();
-    let mut script = format!(
-        "#!/bin/sh\nread -r parent < /proc/$PPID/comm\n[ \"$parent\" = km-pack ] && exec {real} \"$@\"\ncase \"$HOME\" in\n"
-    );
+    let mut script = "#!/bin/sh\ncase \"$HOME\" in\n".to_owned();
     for (breakage, names) in broken {
-        let homes: Vec<String> =
-            names.iter().map(|name| format!("*/{}/home", name.replace('/', "-"))).collect();
         let acts = match breakage {
             Breakage::Silent => format!("exec {real} \"$@\" >/dev/null 2>&1"),
             Breakage::EndsWrong => format!("{real} \"$@\" && exit 1; exit 0"),
         };
-        script += &format!("{}) {acts} ;;\n", homes.join("|"));
+        for name in names {
+            let folder = name.replace('/', "-");
+            script += &format!("*/{folder}/home) if {}; then {acts}; fi ;;\n", is_given(name));
+        }
     }
     script += &format!("esac\nexec {real} \"$@\"\n");
     std::fs::write(path, script).unwrap();
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(path, executable).unwrap();
+}
+
+/// How a shell sees that what is given to a scenario is there.
+fn is_given(name: &str) -> &'static str {
+    let file = workspace().join("tests/scenarios").join(name).with_extension("md");
+    let page = std::fs::read_to_string(file).unwrap();
+    if page.contains("\ngiven = \"customer\"\n") {
+        "[ -e \"$HOME/.km/config/config.toml\" ]"
+    } else if page.contains("\ngiven = \"api\"\n") {
+        "[ -n \"$KM_API_ENDPOINT\" ]"
+    } else {
+        "true"
+    }
 }
 
 fn suite(arguments: &[&str]) -> Output {
