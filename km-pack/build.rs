@@ -28,8 +28,9 @@ const TAKEN: [&str; 18] = [
 ];
 
 fn main() {
-    let root =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the checkout is there");
+    // Not `env!`: a target folder may be shared by checkouts, and then so is this program.
+    let crate_folder = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    let root = Path::new(&crate_folder).join("..").canonicalize().expect("the checkout is there");
     let mut files = Vec::new();
     for taken in TAKEN {
         println!("cargo:rerun-if-changed={}", root.join(taken).display());

@@ -68,6 +68,8 @@ impl Ground {
             ("PORT2".into(), port2.to_string()),
             ("WORKSPACE".into(), text(&base.checkout)),
             ("KM_CHECKOUT".into(), text(&base.checkout)),
+            // What projects of scenarios are compiled from is compiled once; their programs are still their own.
+            ("CARGO_BUILD_BUILD_DIR".into(), text(&base.products.join("cargo"))),
         ];
         if given >= Given::Api {
             variables.push(("KM_DATABASE".into(), format!("sqlite://{}", text(&home.join("dist/km.db")))));

@@ -72,15 +72,16 @@ fn anchors(page: &str) -> BTreeSet<String> {
 #[test]
 fn links_between_pages_lead_somewhere() {
     let mut broken = Vec::new();
-    for page in pages() {
-        for link in links(&read(&page)) {
+    // Pages of new projects lead somewhere when these are made.
+    for page in pages().iter().filter(|page| !page.starts_with("km-plugin-template/project")) {
+        for link in links(&read(page)) {
             if link.contains("://") || link.starts_with("mailto:") {
                 continue;
             }
             let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
             let target = match file {
-                "" => workspace().join(&page),
-                file => workspace().join(&page).parent().unwrap().join(file),
+                "" => workspace().join(page),
+                file => workspace().join(page).parent().unwrap().join(file),
             };
             let found = target.exists()
                 && (anchor.is_empty()
