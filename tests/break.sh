@@ -20,7 +20,7 @@ cd "$copy"
 suite() { "$CARGO_TARGET_DIR/debug/km-pack" automate --quick --report "$copy/report" "$@"; }
 
 cargo build --quiet -p km -p km-pack
-suite --phase build >/dev/null
+suite --phase build >"$copy/out" 2>&1 || { cat "$copy/out" >&2; exit 1; }
 cp -a "$CARGO_TARGET_DIR/debug/km-pack" "$copy/suite"
 
 failed=0
