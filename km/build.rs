@@ -6,7 +6,9 @@ use std::process::Command;
 use std::{env, fs};
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    // Not `env!`: a target folder may be shared by checkouts, and then so is this program.
+    let crate_folder = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    let root = Path::new(&crate_folder).join("..");
     let folder = root.join("keys/trusted");
     println!("cargo:rerun-if-changed={}", folder.display());
     let mut paths: Vec<_> = fs::read_dir(&folder)

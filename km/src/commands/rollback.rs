@@ -22,7 +22,7 @@ pub(super) struct Rollback {
 impl Rollback {
     pub(super) fn run(&self, local: &Local, output: &Output) -> Result<(), Failure> {
         let RolledBack { from, to } = store::rollback(&local.home, &local.trust, &local.config, &self.name)?;
-        let (action, reason) = (Action::Updated, Some(format!("rolled back from {from}")));
+        let (action, reason) = (Action::Updated, Some(format!("in place of {from}")));
         let text = line(&format!("{} {to}", self.name), action, reason.as_deref());
         let plugin = Plugin { name: self.name.clone(), version: Some(to), action, reason };
         output.result(&Document { plugins: vec![plugin] }, text);

@@ -119,8 +119,9 @@ impl Supervisor {
             };
             let Verdict::RestartAfter(pause) = budget.died(begun, Instant::now()) else {
                 let RestartPolicy { deaths, within, .. } = policy;
+                let times = if deaths == 1 { "once".to_owned() } else { format!("{deaths} times") };
                 return self.give_up(&format!(
-                    "died {deaths} times within {within:?} and is given up for this session: {why}"
+                    "died {times} within {within:?} and is given up for this session: {why}"
                 ));
             };
             self.remark(&format!("died, is started again in {pause:?}: {why}"));

@@ -47,7 +47,7 @@ fn back_and_forth() {
     let environment = with(&[first(), second()]);
     let highest = std::fs::read(mark(&environment)).unwrap();
     for (to, from) in [(first(), "1.1.0"), (second(), "1.0.0"), (first(), "1.1.0")] {
-        let reason = format!("rolled back from {from}");
+        let reason = format!("in place of {from}");
         let plugin = json!({"name": "tiny", "version": to.version, "action": "updated", "reason": reason});
         assert_eq!(rolled_back(&environment), json!({ "plugins": [plugin] }));
         assert_eq!(active_executable(&environment), Some(to.executable()));
@@ -60,7 +60,7 @@ fn back_and_forth() {
     assert_eq!(rolled_back(&environment)["plugins"][0]["version"], "1.0.0");
     assert_eq!(folders(&environment).len(), 2);
     let text = environment.km(["plugins", "rollback", "tiny"]).expect(0).text();
-    assert_eq!(text, "tiny 2.0.0: updated, rolled back from 1.0.0\n");
+    assert_eq!(text, "tiny 2.0.0: updated, in place of 1.0.0\n");
 }
 
 #[test]
