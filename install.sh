@@ -84,7 +84,7 @@ read_options() {
 
 find_target() {
     os=$(uname -s) machine=$(uname -m)
-    from_source="on Linux, build it: git clone https://github.com/kilometers-ai/kilometers-cli && cargo install --path km"
+    from_source="on Linux, build it: git clone https://github.com/kilometers-ai/kilometers-cli && cargo install --locked --path kilometers-cli/km"
     [ "$os" = Linux ] || fail 1 "there is no km for $os: it needs Linux" \
         'run it in a Linux virtual machine or container (on Windows: WSL 2)'
     case $machine in
@@ -109,13 +109,13 @@ find_tools() {
 find_key() {
     key=$work/key.pem
     if [ -n "$key_file" ]; then
-        cat "$key_file" >"$key" || fail 6 "cannot read the key $key_file" 'check the path given with --key'
+        cat "$key_file" >"$key" 2>/dev/null || fail 6 "cannot read the key $key_file" 'check the path given with --key'
     elif [ -n "$release_key" ]; then
         printf -- '-----BEGIN PUBLIC KEY-----\n%s\n-----END PUBLIC KEY-----\n' "$release_key" >"$key" ||
             fail 9 "cannot write to $work" 'is the disk full?'
     else
         fail 3 'this copy of install.sh carries no release key: it is the one in the repository, not that of a release' \
-            'use the install.sh of a release, or say which key you trust: --key release.pub.pem'
+            'compile it (in this checkout: cargo install --locked --path km), use the install.sh of a release, or say which key signs the releases you trust: --key km-release.pub.pem'
     fi
     openssl pkey -pubin -in "$key" -noout -text 2>/dev/null | grep -qi '^ed25519' ||
         fail 3 "${key_file:-the key in this script} is no ed25519 public key in PEM" \
@@ -132,6 +132,7 @@ find_source() {
         [ -z "$version" ] || from=$releases/download/v$version
     fi
     case $from in
+    http*://*@*) fail 2 "$from names a user" 'leave out what stands before the @' ;;
     https://*) protocol='=https' ;;
     # Without TLS only from this machine, as km does it.
     http://127.0.0.1:* | http://localhost:* | http://\[::1\]:*) protocol='=http,https' ;;

@@ -18,6 +18,7 @@ mod play;
 mod report;
 mod scenario;
 mod shell;
+mod stale;
 mod suite;
 mod transcript;
 

@@ -22,6 +22,7 @@ use super::plan::Plan;
 use super::play::Player;
 use super::report::{Case, Counts, Phase, Report};
 use super::scenario::Scenario;
+use super::stale;
 use crate::compile::tracked_files;
 use crate::environment::Environment;
 
@@ -250,6 +251,9 @@ impl<'a> Suite<'a> {
             None => Workspace::find(&self.checkout)?.programs_folder(),
         };
         let bins = self.request.bins.as_ref().unwrap_or(&built);
+        if self.request.bins.is_none() && !self.phases().any(|phase| phase == Phase::Build) {
+            stale::refuse_older_than_source(bins)?;
+        }
         let base = Base {
             checkout: self.checkout.clone(),
             programs: workplace.link_programs(bins, Some(&built))?,
@@ -321,15 +325,24 @@ impl<'a> Suite<'a> {
             None if scenario.head.slow && self.request.quick => case.skip("slow, and this is --quick"),
             None => {
                 let corrections = player.play(&scenario, &mut case);
-                if !corrections.is_empty()
-                    && let Err(failure) = accept::replace(&path, &accept::corrected(&text, &corrections))
-                {
-                    case.fail(failure.to_string());
+                if !corrections.is_empty() {
+                    match accept::replace(&path, &accept::corrected(&text, &corrections)) {
+                        Ok(()) => self.progress.say(format!(
+                            "written  {}: what came of {}",
+                            file.path.display(),
+                            counted(corrections.len(), "command")
+                        )),
+                        Err(failure) => case.fail(failure.to_string()),
+                    }
                 }
             }
         }
         case
     }
+}
+
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// All files that the configuration names, by name.
@@ -344,6 +357,13 @@ fn find_scenarios(checkout: &Path, config: &Config) -> Result<Vec<ScenarioFile>,
         } else {
             found.push(ScenarioFile { name: name_of(path), path: path.clone() });
         }
+    }
+    if found.is_empty() {
+        return Err(Failure::new(
+            Kind::NotFound,
+            "automate.toml names no scenario, and nothing else is tested",
+        )
+        .help("`scenarios` lists Markdown files, or folders of them"));
     }
     found.sort();
     match found.windows(2).find(|pair| pair[0].name == pair[1].name) {
@@ -386,6 +406,10 @@ fn name_of(path: &Path) -> String {
 fn chosen(files: Vec<ScenarioFile>, wanted: &[String]) -> Result<Vec<ScenarioFile>, Failure> {
     let is = |file: &ScenarioFile, wanted: &str| {
         let wanted = wanted.trim_end_matches('/');
+        // Reports and failures name files; the same names what is to be played.
+        if file.path == Path::new(wanted) {
+            return true;
+        }
         file.name.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     if let Some(unknown) = wanted.iter().find(|wanted| !files.iter().any(|file| is(file, wanted))) {

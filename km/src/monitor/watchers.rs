@@ -127,11 +127,14 @@ impl Watchers {
         thread::Builder::new().name("plugins".to_owned()).spawn(move || {
             let mut pieces = Some(pieces);
             let counted = counting.clone().unwrap_or_default();
-            if let Some(selection) = selection
-                && let Err(failure) =
-                    run(&environment, &selection, &mut pieces, guard, receiver, &finds, counted)
-            {
-                Remarks.say(&format!("no plugins in this session: {failure}"));
+            if let Some(selection) = selection {
+                match run(&environment, &selection, &mut pieces, guard, receiver, &finds, counted) {
+                    Err(failure) => Remarks.say(&format!("no plugins in this session: {failure}")),
+                    Ok(()) if verbose && finds.get().is_none() => {
+                        Remarks.say("no plugins in this session: none is installed that may run");
+                    }
+                    Ok(()) => {}
+                }
             }
             // Plugins would have taken it.
             if let (Some(pieces), Some(calls)) = (pieces, counting) {

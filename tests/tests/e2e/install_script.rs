@@ -227,9 +227,14 @@ fn only_km_and_another_place_can_be_chosen() {
     for option in ["--version", "--from", "--key", "--to", "--only"] {
         assert!(help.contains(option), "{help}");
     }
-    for wrong in
-        [&["--unknown"][..], &["--to"], &["--only", "sh"], &["--version", "1;2"], &["--from", "http://a"]]
-    {
+    for wrong in [
+        &["--unknown"][..],
+        &["--to"],
+        &["--only", "sh"],
+        &["--version", "1;2"],
+        &["--from", "http://a"],
+        &["--from", "http://localhost:x@a"],
+    ] {
         installing.refused(wrong, 2, "");
     }
 }
