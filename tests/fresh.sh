@@ -19,15 +19,17 @@ mkdir -p "$home/rust"
 cp -a "$(rustc --print sysroot)/." "$home/rust/"
 # How names and certificates are found is the machine's around it.
 cp /etc/resolv.conf /etc/hosts "$machine/etc/"
-cp -aL /etc/ssl/certs/. "$machine/etc/ssl/certs/"
+cp -L --remove-destination /etc/ssl/certs/ca-certificates.crt "$machine/etc/ssl/certs/"
 git -C "$root" bundle create --quiet "$machine/tmp/checkout.bundle" HEAD
 mountpoint -q "$machine/proc" || mount -t proc proc "$machine/proc"
 mountpoint -q "$machine/dev" || mount --rbind /dev "$machine/dev"
 trap 'umount "$machine/proc"; umount -R "$machine/dev"' EXIT
 
-inside() { env -i HOME=/root PATH=/root/rust/bin:/usr/bin:/bin LANG=C.UTF-8 chroot "$machine" sh -ec "$1"; }
+inside() {
+    chroot "$machine" /usr/bin/env -i HOME=/root PATH=/root/rust/bin:/usr/bin:/bin LANG=C.UTF-8 sh -ec "$1"
+}
 began=$(date +%s)
-inside 'git clone --quiet /tmp/checkout.bundle /root/checkout'
+inside 'git -c advice.detachedHead=false clone --quiet /tmp/checkout.bundle /root/checkout'
 [ $# -gt 0 ] || set -- 'sh tests/tour.sh'
 for command in "$@"; do
     printf '\n$ %s\n' "$command"
