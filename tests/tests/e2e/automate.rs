@@ -96,6 +96,8 @@ impl Checkout {
             for entry in std::fs::read_dir(folder).unwrap().flatten() {
                 if entry.file_type().unwrap().is_dir() {
                     walk(&entry.path(), found);
+                } else if let Ok(to) = std::fs::read_link(entry.path()) {
+                    found.push((entry.path(), to.into_os_string().into_encoded_bytes()));
                 } else {
                     found.push((entry.path(), std::fs::read(entry.path()).unwrap()));
                 }
