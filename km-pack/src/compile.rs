@@ -5,7 +5,9 @@ mod go;
 mod sections;
 mod tool;
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use km_package::digest::Digest;
 use km_package::failure::{Failure, Kind};
@@ -173,8 +175,34 @@ pub fn commit_time(folder: &Path) -> Option<u64> {
     Tool::new("git", folder).args(["log", "-1", "--format=%ct"]).quiet().output().ok()?.trim().parse().ok()
 }
 
+/// Would make git speak of another repository, as it does within a hook.
+const GIT_ELSEWHERE: [&str; 7] = [
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+];
+
 /// The files that git keeps in a folder, from there; none outside a repository.
-pub fn tracked_files(folder: &Path) -> Vec<std::path::PathBuf> {
-    let listed = Tool::new("git", folder).args(["ls-files", "-z"]).quiet().output().unwrap_or_default();
-    listed.split('\0').filter(|path| !path.is_empty()).map(Into::into).collect()
+///
+/// # Errors
+/// When there is a repository, and git cannot say.
+pub fn tracked_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    if !folder.ancestors().any(|above| above.join(".git").symlink_metadata().is_ok()) {
+        return Ok(Vec::new());
+    }
+    let git = |arguments: &[&str]| Tool::new("git", folder).without(&GIT_ELSEWHERE).args(arguments);
+    let listed = git(&["ls-files", "-z"]).bytes().map_err(|failure| {
+        failure.context(format_args!("cannot learn which files git keeps in {}", folder.display()))
+    })?;
+    // An index that is gone is no error to git, and knows no file.
+    let listed = match listed.is_empty() {
+        true => git(&["ls-tree", "-r", "-z", "--name-only", "HEAD"]).quiet().bytes().unwrap_or_default(),
+        false => listed,
+    };
+    let paths = listed.split(|byte| *byte == 0).filter(|path| !path.is_empty());
+    Ok(paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect())
 }

@@ -216,6 +216,7 @@ impl Builder<'_> {
 
     /// Everything that was made before goes, and the customers are written down.
     fn clear(&self) -> Result<(), Failure> {
+        super::place::refuse_links(self.products, self.checkout)?;
         for part in ["keys", "dist", "go"] {
             let folder = self.products.join(part);
             match std::fs::remove_dir_all(&folder) {
@@ -228,7 +229,7 @@ impl Builder<'_> {
         let file = self.products.join("customers.toml");
         let customers = std::collections::BTreeMap::from([("customers", self.customers)]);
         let text = toml::to_string(&customers).map_err(|e| Failure::new(Kind::Failed, e))?;
-        std::fs::write(&file, text).map_err(|e| Failure::file("write", &file, &e))
+        super::accept::replace(&file, &text)
     }
 
     fn run(&self, name: &str, title: &str, command: &str) -> (Case, String) {

@@ -3,16 +3,26 @@
 //! Everything is decided before anything is touched. Nothing is reached through a symbolic link, nothing
 //! that git keeps is removed, and no key but those that the suite makes for itself.
 
+mod home;
+mod target;
+
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::place::{LOCK, PREFIX};
-use super::report::{Case, Phase};
+use super::place::{self, LOCK, PREFIX};
+use super::report::{self, Case, Phase};
+pub(super) use home::Home;
+
+/// What the build phase makes, and cargo's folder of what its packages are built from.
+const PRODUCTS: [&str; 5] = ["keys", "dist", "go", "cargo", "customers.toml"];
+
+const NOT_OURS: &str = "not ours";
+const OUTSIDE: &str = "it lies outside of the checkout";
+const BEHIND_LINK: &str = "a symbolic link leads there";
 
 /// A younger folder may belong to a run that is about to lock it.
 const YOUNG: Duration = Duration::from_secs(60);
@@ -36,7 +46,7 @@ pub(super) struct Kept {
     pub(super) why: &'static str,
 }
 
-/// Where to look, and what to leave.
+/// Where to look, and what to leave. The checkout and the products have no links in their paths.
 #[derive(Debug)]
 pub(super) struct Ground<'a> {
     pub(super) checkout: &'a Path,
@@ -64,13 +74,14 @@ impl Ground<'_> {
     pub(super) fn gather(&self) -> Cleanup {
         let mut cleanup = Cleanup::default();
         for path in entries(self.products).filter(|path| !path.ends_with(LOCK)) {
-            self.add(&mut cleanup, path, "products of an earlier run", true);
+            match PRODUCTS.iter().any(|name| path.ends_with(name)) {
+                true => self.add(&mut cleanup, path, "products of an earlier run", true),
+                false => cleanup.kept.push(Kept { path, why: NOT_OURS }),
+            }
         }
-        for name in super::report::FILES {
-            self.add(&mut cleanup, self.reports.join(name), "an earlier report", false);
-        }
+        self.add_reports(&mut cleanup);
         if !self.quick {
-            let packages = entries(&self.checkout.join("dist"));
+            let packages = entries(&self.checkout.join("dist")).filter(|path| is_file(path));
             for path in packages.filter(|path| path.extension().is_some_and(|end| end == "kmpkg")) {
                 self.add(&mut cleanup, path, "a built package", false);
             }
@@ -97,34 +108,48 @@ impl Ground<'_> {
         }
     }
 
+    /// What the folder holds besides our reports is none of our business, and so is a folder elsewhere.
+    fn add_reports(&self, cleanup: &mut Cleanup) {
+        let folder = std::fs::canonicalize(self.reports).unwrap_or_else(|_| self.reports.to_path_buf());
+        for path in report::FILES.map(|name| folder.join(name)) {
+            match path.symlink_metadata() {
+                Ok(_) if report::is_ours(&path) => self.add(cleanup, path, "an earlier report", false),
+                Ok(_) => cleanup.kept.push(Kept { path, why: NOT_OURS }),
+                Err(_) => {}
+            }
+        }
+    }
+
     fn add_target(&self, cleanup: &mut Cleanup) {
-        if !self.target.join("CACHEDIR.TAG").is_file() {
+        if self.target.join("CACHEDIR.TAG").symlink_metadata().is_err() {
             return;
         }
-        if let Some(why) = self.reason_to_keep(&self.target.join("CACHEDIR.TAG")) {
-            cleanup.kept.push(Kept { path: self.target.to_path_buf(), why });
-            return;
-        }
+        let target = match target::judge(self.target, self.checkout, self.tracked) {
+            Ok(target) => target,
+            Err(why) => return cleanup.kept.push(Kept { path: self.target.to_path_buf(), why }),
+        };
         // The folder itself and its tag stay: cargo marks only what it makes.
-        for path in entries(self.target).filter(|path| !path.ends_with("CACHEDIR.TAG")) {
-            if path != self.products {
-                self.add(cleanup, path, "built by cargo and the suite", false);
+        let others = entries(&target).filter(|path| !path.ends_with("CACHEDIR.TAG") && path != self.products);
+        for path in others {
+            match target::is_ours(&path) {
+                true => self.add(cleanup, path, "built by cargo and the suite", false),
+                false => cleanup.kept.push(Kept { path, why: NOT_OURS }),
             }
         }
     }
 
     fn reason_to_keep(&self, path: &Path) -> Option<&'static str> {
         let Ok(relative) = path.strip_prefix(self.checkout) else {
-            return Some("it lies outside of the checkout");
+            return Some(OUTSIDE);
         };
-        let mut way = self.checkout.to_path_buf();
-        for part in relative.parent().into_iter().flat_map(Path::components) {
-            way.push(part);
-            if way.is_symlink() {
-                return Some("a symbolic link leads there");
-            }
+        if relative
+            .parent()
+            .is_some_and(|above| place::link_to(&self.checkout.join(above), self.checkout).is_some())
+        {
+            return Some(BEHIND_LINK);
         }
-        if self.tracked.iter().any(|tracked| tracked.starts_with(relative)) {
+        // A submodule is one entry, whatever lies in it.
+        if self.tracked.iter().any(|tracked| tracked.starts_with(relative) || relative.starts_with(tracked)) {
             return Some("git keeps it");
         }
         None
@@ -138,7 +163,8 @@ impl Ground<'_> {
             let Ok(metadata) = path.symlink_metadata() else { return false };
             let age = metadata.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
             let old = age.is_some_and(|age| age > YOUNG);
-            let unlocked = || File::open(path.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok());
+            // Only with what a run writes there is it a run's: others may begin their names as we do.
+            let unlocked = || place::find_lock(path).is_some_and(|lock| lock.try_lock().is_ok());
             named && metadata.is_dir() && metadata.uid() == ours && old && unlocked()
         };
         entries(self.temporary).filter(is_abandoned).collect()
@@ -174,13 +200,12 @@ impl Ground<'_> {
     }
 }
 
-/// Plugins and caches of a `KM_HOME`: no configuration, no keys, nothing that waits to be sent.
-pub(super) fn of_home(home: &Path) -> Vec<Removal> {
-    let parts = [("plugins", "installed plugins"), ("cache", "cached tokens")];
-    let there = parts.map(|(part, what)| (home.join(part), what));
-    let real =
-        there.into_iter().filter(|(path, _)| path.symlink_metadata().is_ok_and(|found| found.is_dir()));
-    real.map(|(path, what)| Removal { bytes: size(&path), path, what, own_keys: false }).collect()
+fn is_file(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_file())
+}
+
+fn is_folder(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_dir())
 }
 
 fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
@@ -230,166 +255,4 @@ fn remove(path: &Path, stays: &dyn Fn(&Path) -> bool) -> Result<bool, (PathBuf, 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A checkout with what belongs to the suite and what does not.
-    struct Place(tempfile::TempDir);
-
-    impl Place {
-        fn new(files: &[&str]) -> Self {
-            let place = Self(tempfile::tempdir().unwrap());
-            for file in files {
-                let path = place.path(file);
-                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-                std::fs::write(path, "x").unwrap();
-            }
-            place
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.0.path().join(name)
-        }
-
-        fn clean(&self, quick: bool, in_use: &[&str], tracked: &[&str]) -> (Vec<Case>, Vec<String>) {
-            let (checkout, tracked) = (self.path("c"), tracked.iter().map(PathBuf::from).collect::<Vec<_>>());
-            let ground = Ground {
-                checkout: &checkout,
-                products: &checkout.join("target/automate"),
-                target: &checkout.join("target"),
-                reports: &checkout.join("logs"),
-                temporary: &self.path("tmp"),
-                in_use: in_use.iter().map(|file| checkout.join(file)).collect(),
-                tracked: &tracked,
-                quick,
-            };
-            let Cleanup { removals, kept } = ground.gather();
-            let mut cases: Vec<Case> = removals.iter().map(|removal| ground.remove(removal)).collect();
-            cases.extend(kept.iter().map(|kept| ground.keep(kept)));
-            (cases, self.files())
-        }
-
-        fn files(&self) -> Vec<String> {
-            fn walk(folder: &Path, root: &Path, found: &mut Vec<String>) {
-                for path in entries(folder) {
-                    if path.is_dir() && !path.is_symlink() {
-                        walk(&path, root, found);
-                    } else {
-                        found.push(path.strip_prefix(root).unwrap().display().to_string());
-                    }
-                }
-            }
-            let mut found = Vec::new();
-            walk(self.0.path(), self.0.path(), &mut found);
-            found
-        }
-    }
-
-    const FILES: [&str; 17] = [
-        "c/Cargo.toml",
-        "c/dist/README.md",
-        "c/dist/km-plugin-a-1.kmpkg",
-        "c/dist/km.db",
-        "c/dist/store/index/a.toml",
-        "c/dist/store/packages/a.kmpkg",
-        "c/keys/release.key.pem",
-        "c/logs/mine.txt",
-        "c/logs/report.md",
-        "c/target/CACHEDIR.TAG",
-        "c/target/automate/keys/release.key.pem",
-        "c/target/automate/lock",
-        "c/target/debug/deps/km_pack",
-        "c/target/debug/km-pack",
-        "c/target/notes/my.key.pem",
-        "home/.km/plugins/km-plugin-a",
-        "tmp/other/file",
-    ];
-
-    #[test]
-    fn what_is_not_the_suites_own_stays() {
-        let place = Place::new(&FILES);
-        let (cases, left) = place.clean(false, &["target/debug/km-pack"], &["Cargo.toml", "dist/README.md"]);
-        assert!(cases.iter().all(|case| case.outcome == super::super::report::Outcome::Passed), "{cases:?}");
-        let gone = ["km-plugin-a-1", "report.md", "automate/keys", "deps"];
-        let stays: Vec<_> =
-            FILES.into_iter().filter(|file| !gone.iter().any(|gone| file.contains(gone))).collect();
-        assert_eq!(left, stays);
-    }
-
-    #[test]
-    fn quick_leaves_cargos_folder_and_packages() {
-        let place = Place::new(&FILES);
-        let (_, left) = place.clean(true, &[], &[]);
-        let gone = ["report.md", "automate/keys"];
-        let stays: Vec<_> =
-            FILES.into_iter().filter(|file| !gone.iter().any(|gone| file.contains(gone))).collect();
-        assert_eq!(left, stays);
-    }
-
-    #[test]
-    fn what_git_keeps_stays() {
-        let place = Place::new(&FILES);
-        let (cases, left) =
-            place.clean(false, &[], &["dist/km-plugin-a-1.kmpkg", "target/debug/deps/km_pack"]);
-        for kept in ["c/dist/km-plugin-a-1.kmpkg", "c/target/debug/deps/km_pack"] {
-            assert!(left.iter().any(|file| file == kept), "{left:?}");
-        }
-        assert_eq!(cases.iter().filter(|case| case.why.as_deref() == Some("stays: git keeps it")).count(), 2);
-    }
-
-    #[test]
-    fn links_are_removed_and_not_followed() {
-        let place = Place::new(&["c/target/CACHEDIR.TAG", "away/file", "far/a.kmpkg"]);
-        std::os::unix::fs::symlink(place.path("away"), place.path("c/target/link")).unwrap();
-        std::os::unix::fs::symlink(place.path("far"), place.path("c/dist")).unwrap();
-        let (_, left) = place.clean(false, &[], &[]);
-        assert_eq!(left, ["away/file", "c/dist", "c/target/CACHEDIR.TAG", "far/a.kmpkg"]);
-    }
-
-    #[test]
-    fn a_target_folder_that_is_a_link_stays() {
-        let place = Place::new(&["c/Cargo.toml", "away/CACHEDIR.TAG", "away/debug/km", "away/automate/x"]);
-        std::os::unix::fs::symlink(place.path("away"), place.path("c/target")).unwrap();
-        let (cases, left) = place.clean(false, &[], &[]);
-        assert_eq!(
-            left,
-            ["away/CACHEDIR.TAG", "away/automate/x", "away/debug/km", "c/Cargo.toml", "c/target"]
-        );
-        assert!(cases.iter().any(|case| case.why.as_deref() == Some("stays: a symbolic link leads there")));
-    }
-
-    #[test]
-    fn only_abandoned_temporary_folders_go() {
-        let place = Place::new(&[
-            "tmp/km-automate-old/lock",
-            "tmp/km-automate-live/lock",
-            "tmp/km-automate-new/lock",
-        ]);
-        let past = SystemTime::now() - Duration::from_secs(3600);
-        for old in ["tmp/km-automate-old", "tmp/km-automate-live"] {
-            File::open(place.path(old)).unwrap().set_modified(past).unwrap();
-        }
-        let live = File::open(place.path("tmp/km-automate-live/lock")).unwrap();
-        live.try_lock().unwrap();
-        let (_, left) = place.clean(true, &[], &[]);
-        assert_eq!(left, ["tmp/km-automate-live/lock", "tmp/km-automate-new/lock"]);
-    }
-
-    #[test]
-    fn of_a_home_only_plugins_and_caches_go() {
-        let place = Place::new(&[
-            "km/plugins/a",
-            "km/cache/b",
-            "km/config/config.toml",
-            "km/trust/k.pub.pem",
-            "km/spool/s/1",
-        ]);
-        let found: Vec<_> = of_home(&place.path("km")).into_iter().map(|removal| removal.path).collect();
-        assert_eq!(found, [place.path("km/plugins"), place.path("km/cache")]);
-    }
-
-    #[test]
-    fn sizes_are_for_people() {
-        assert_eq!([12, 1_200, 1_200_000, 5_400_000_000].map(bytes), ["12 B", "1 kB", "1.2 MB", "5.4 GB"]);
-    }
-}
+mod tests;

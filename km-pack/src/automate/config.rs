@@ -29,15 +29,17 @@ pub(super) struct Customer {
     pub(super) tier: Tier,
 }
 
-/// The folder around the current one that has the file.
+/// The folder around the current one that has the file, as it really is.
 pub(super) fn find_checkout(current: &Path) -> Result<PathBuf, Failure> {
     let found = current.ancestors().find(|folder| folder.join(FILE).is_file());
-    found.map(Path::to_path_buf).ok_or_else(|| {
+    let found = found.ok_or_else(|| {
         Failure::new(Kind::NotFound, format_args!("no {FILE} in {} or above it", current.display())).help(
             "it stands in the root of a checkout and says what the suite is made of: \
              scenarios = [\"tests/scenarios\"], and [[customers]] with id and tier",
         )
-    })
+    })?;
+    // Without links: what lies in it is known by that.
+    std::fs::canonicalize(found).map_err(|e| Failure::file("find", found, &e))
 }
 
 impl Config {

@@ -1,9 +1,12 @@
 //! Where a run works: the folder of its products, with a lock, and a temporary one for its scenarios.
 
-use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Component, Path, PathBuf};
 
 use km_package::failure::{Failure, Kind};
+use rustix::fs::OFlags;
 
 use super::build::PROGRAMS;
 
@@ -11,6 +14,9 @@ use super::build::PROGRAMS;
 pub(super) const PREFIX: &str = "km-automate-";
 /// Says that the run of a folder lives, by being locked.
 pub(super) const LOCK: &str = "lock";
+
+/// What a lock holds: by it a folder is known as a run's.
+const LOCK_TEXT: &str = "km-pack automate\n";
 
 /// What cargo writes into a target folder that it makes, and not into one that is there: the mark of what
 /// is no source.
@@ -34,13 +40,14 @@ impl Products {
 
     /// Takes it, unless another run has it.
     pub(super) fn lock(checkout: &Path) -> Result<Self, Failure> {
+        let folder = checkout.join(FOLDER);
+        refuse_links(&folder, checkout)?;
         let target = checkout.join("target");
         if !target.exists() {
             std::fs::create_dir_all(&target)
                 .and_then(|()| std::fs::write(target.join("CACHEDIR.TAG"), CACHE_TAG))
                 .map_err(|e| Failure::file("make", &target, &e))?;
         }
-        let folder = checkout.join(FOLDER);
         std::fs::create_dir_all(&folder).map_err(|e| Failure::file("make", &folder, &e))?;
         let path = folder.join(LOCK);
         let file = open(&path)?;
@@ -55,9 +62,53 @@ impl Products {
     }
 }
 
+/// Nothing there is made or removed through a link: it would be another place's.
+///
+/// # Errors
+/// When there is a link.
+pub(super) fn refuse_links(folder: &Path, checkout: &Path) -> Result<(), Failure> {
+    let Some(link) = link_to(folder, checkout) else { return Ok(()) };
+    let what = format!("{} is a symbolic link, and the suite builds and removes below it", link.display());
+    Err(Failure::new(Kind::Local, what)
+        .help("make it a folder; CARGO_TARGET_DIR says where cargo builds, if that is elsewhere"))
+}
+
+/// The first link within the checkout that a path goes through, or is.
+pub(super) fn link_to(path: &Path, checkout: &Path) -> Option<PathBuf> {
+    let mut way = PathBuf::new();
+    for part in path.components() {
+        let above = way.clone();
+        way.push(part);
+        let is_within = || std::fs::canonicalize(&above).is_ok_and(|above| above.starts_with(checkout));
+        if part != Component::ParentDir && way.is_symlink() && is_within() {
+            return Some(way);
+        }
+    }
+    None
+}
+
+/// Neither a link nor a FIFO in the place of a lock leads anywhere, or stops anything.
+fn open_with(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::Error::other("it is not a regular file")) }
+}
+
 fn open(path: &Path) -> Result<File, Failure> {
-    let file = File::options().create(true).write(true).truncate(false).open(path);
-    file.map_err(|e| Failure::file("open", path, &e))
+    let open = || {
+        let mut file = open_with(File::options().create(true).write(true).truncate(false), path)?;
+        file.write_all(LOCK_TEXT.as_bytes())?;
+        Ok(file)
+    };
+    open().map_err(|e| Failure::file("open", path, &e))
+}
+
+/// The lock in the temporary folder of a run, if it is one.
+pub(super) fn find_lock(folder: &Path) -> Option<File> {
+    let file = open_with(File::options().read(true), &folder.join(LOCK)).ok()?;
+    let mut text = String::new();
+    (&file).take(LOCK_TEXT.len() as u64 + 1).read_to_string(&mut text).ok()?;
+    (text == LOCK_TEXT).then_some(file)
 }
 
 /// The temporary folder of a run. Removed when dropped.

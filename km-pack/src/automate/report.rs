@@ -3,7 +3,8 @@
 mod junit;
 mod markdown;
 
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use km_package::failure::{Failure, Kind};
@@ -175,6 +176,62 @@ impl Case {
 
 /// The files of a report.
 pub(super) const FILES: [&str; 3] = ["report.md", "junit.xml", "report.json"];
+
+/// What each of them begins with, or soon after.
+const MARKS: [&str; 3] = ["# Automation: ", "<testsuites name=\"km-pack automate\"", "\n  \"started\": "];
+
+/// Whether one of [`FILES`] was written by the suite.
+pub(super) fn is_ours(path: &Path) -> bool {
+    let Some((_, mark)) = FILES.into_iter().zip(MARKS).find(|(name, _)| path.ends_with(name)) else {
+        return false;
+    };
+    if !path.symlink_metadata().is_ok_and(|found| found.is_file()) {
+        return false;
+    }
+    let mut begin = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(200).read_to_end(&mut begin));
+    read.is_ok() && String::from_utf8_lossy(&begin).contains(mark)
+}
+
+/// Looks, before anything runs, whether reports can be written there without taking anything from anybody.
+///
+/// # Errors
+/// When they cannot.
+pub(super) fn check(folder: &Path, checkout: &Path) -> Result<(), Failure> {
+    let refuse = |path: &Path, why: &str| {
+        let what = format!("the report cannot be written to {}: {why}", path.display());
+        Err(Failure::new(Kind::Local, what).help("--report names another folder"))
+    };
+    let plain: PathBuf = folder.components().collect();
+    if plain.is_symlink() || super::place::link_to(&plain, checkout).is_some() {
+        return refuse(&plain, "a symbolic link leads there");
+    }
+    let real = std::fs::canonicalize(&plain).unwrap_or(plain);
+    for path in FILES.map(|name| real.join(name)) {
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        if !metadata.is_file() {
+            return refuse(&path, "it is no file");
+        }
+        if !is_ours(&path) {
+            return refuse(&path, "there is a file which is not the suite's");
+        }
+        // One that git cannot tell of is the suite's at least.
+        let tracked = crate::compile::tracked_files(checkout).unwrap_or_default();
+        if path.strip_prefix(checkout).is_ok_and(|path| tracked.iter().any(|tracked| tracked == path)) {
+            return refuse(&path, "git keeps it");
+        }
+    }
+    Ok(())
+}
+
+/// Makes the folder of a report, and sees that something can be written there.
+///
+/// # Errors
+/// When it cannot.
+pub(super) fn prepare(folder: &Path) -> Result<(), Failure> {
+    let make = || std::fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder));
+    make().map(drop).map_err(|e| Failure::file("make", folder, &e).help("--report names another folder"))
+}
 
 /// What a run has to say: the document of `--json`, and `report.json`.
 #[derive(Debug, Serialize)]

@@ -12,7 +12,7 @@ use km_package::failure::{Failure, Kind};
 use super::Request;
 use super::accept;
 use super::build::{Builder, PROGRAMS, Product, Workspace};
-use super::cleanup::{self, Cleanup, Ground as CleanupGround, Removal};
+use super::cleanup::{self, Cleanup, Ground as CleanupGround, Home, Removal};
 use super::config::{self, Config};
 use super::facts::{self, Facts};
 use super::ground::Base;
@@ -20,7 +20,7 @@ use super::normal::masked;
 use super::place::{Products, Workplace, is_on_path};
 use super::plan::Plan;
 use super::play::Player;
-use super::report::{Case, Counts, Phase, Report};
+use super::report::{self, Case, Counts, Phase, Report};
 use super::scenario::Scenario;
 use super::stale;
 use crate::compile::tracked_files;
@@ -36,6 +36,8 @@ pub(super) struct Suite<'a> {
     config: Config,
     products: Products,
     files: Vec<ScenarioFile>,
+    /// To be cleaned up, too.
+    home: Option<Home>,
 }
 
 /// A file that is a scenario, or should be.
@@ -57,16 +59,16 @@ impl<'a> Suite<'a> {
         let checkout = config::find_checkout(&environment.current_dir)?;
         let config = Config::read(&checkout)?;
         let files = chosen(find_scenarios(&checkout, &config)?, &request.scenarios)?;
+        report::check(&request.report, &checkout)?;
+        let home = request.home.as_deref().map(Home::find).transpose()?;
         let products = products(&checkout)?;
         let progress = output.progress();
-        Ok(Self { request, environment, stop, progress, checkout, config, products, files })
+        Ok(Self { request, environment, stop, progress, checkout, config, products, files, home })
     }
 
     pub(super) fn run(self) -> Result<Report, Failure> {
         let begun = Instant::now();
-        std::fs::create_dir_all(&self.request.report).map_err(|e| {
-            Failure::file("make", &self.request.report, &e).help("--report names another folder")
-        })?;
+        report::prepare(&self.request.report)?;
         let mut report = self.begin();
         for phase in self.phases() {
             let failed = report.failures().next().is_some();
@@ -135,7 +137,7 @@ impl<'a> Suite<'a> {
     }
 
     fn clean(&self, cases: &mut Vec<Case>) -> Result<(), Failure> {
-        let tracked = tracked_files(&self.checkout);
+        let tracked = tracked_files(&self.checkout)?;
         let target = self.target();
         let ground = self.cleanup_ground(&target, &tracked);
         let Cleanup { removals, kept } = ground.gather();
@@ -147,20 +149,14 @@ impl<'a> Suite<'a> {
         if removals.is_empty() {
             self.ended(Case::new(Phase::Cleanup, "nothing", "there was nothing to remove"), cases);
         }
-        if let Some(home) = &self.request.home {
-            self.clean_home(home, &ground, cases)?;
+        if let Some(home) = &self.home {
+            self.clean_home(home, &ground, cases);
         }
         Ok(())
     }
 
-    fn clean_home(
-        &self,
-        home: &Path,
-        ground: &CleanupGround<'_>,
-        cases: &mut Vec<Case>,
-    ) -> Result<(), Failure> {
-        let home = std::fs::canonicalize(home).map_err(|e| Failure::file("find", home, &e))?;
-        let removals = cleanup::of_home(&home);
+    fn clean_home(&self, home: &Home, ground: &CleanupGround<'_>, cases: &mut Vec<Case>) {
+        let removals = home.removals();
         for removal in &removals {
             let Removal { path, what, bytes, .. } = removal;
             self.progress.say(format!("{}: {what}, {}", path.display(), cleanup::bytes(*bytes)));
@@ -168,11 +164,10 @@ impl<'a> Suite<'a> {
         if removals.is_empty() || self.may_remove() {
             removals.iter().for_each(|removal| self.ended(ground.remove(removal), cases));
         } else {
-            let mut case = Case::new(Phase::Cleanup, home.display().to_string(), "plugins and caches");
+            let mut case = Case::new(Phase::Cleanup, home.path().display().to_string(), "plugins and caches");
             case.fail("nothing was removed: nobody agreed (--yes does, where there is no terminal)");
             self.ended(case, cases);
         }
-        Ok(())
     }
 
     /// Asks on a terminal.
@@ -194,13 +189,14 @@ impl<'a> Suite<'a> {
 
     fn cleanup_ground<'b>(&'b self, target: &'b Path, tracked: &'b [PathBuf]) -> CleanupGround<'b> {
         let bins = self.request.bins.iter().flat_map(|bins| PROGRAMS.map(|name| bins.join(name)));
+        let real = |path: PathBuf| std::fs::canonicalize(&path).unwrap_or(path);
         CleanupGround {
             checkout: &self.checkout,
             products: &self.products.folder,
             target,
             reports: &self.request.report,
             temporary: &self.environment.temporary,
-            in_use: bins.chain([self.environment.executable.clone()]).collect(),
+            in_use: bins.chain([self.environment.executable.clone()]).map(real).collect(),
             tracked,
             quick: self.request.quick,
         }
@@ -212,13 +208,9 @@ impl<'a> Suite<'a> {
         for phase in self.phases() {
             match phase {
                 Phase::Cleanup => {
-                    let tracked = tracked_files(&self.checkout);
+                    let tracked = tracked_files(&self.checkout)?;
                     plan.cleanup = self.cleanup_ground(&self.target(), &tracked).gather();
-                    if let Some(home) = &self.request.home {
-                        let home =
-                            std::fs::canonicalize(home).map_err(|e| Failure::file("find", home, &e))?;
-                        plan.cleanup.removals.extend(cleanup::of_home(&home));
-                    }
+                    plan.cleanup.removals.extend(self.home.iter().flat_map(Home::removals));
                 }
                 Phase::Build => plan.build = Workspace::find(&self.checkout)?.names(),
                 Phase::Test => plan.test = self.files.iter().map(|file| file.name.clone()).collect(),

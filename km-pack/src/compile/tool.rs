@@ -37,18 +37,31 @@ impl Tool {
         self
     }
 
+    pub(super) fn without(mut self, names: &[&str]) -> Self {
+        for name in names {
+            self.command.env_remove(name);
+        }
+        self
+    }
+
     pub(super) fn quiet(mut self) -> Self {
         self.command.stderr(Stdio::null());
         self
     }
 
     /// What it printed on stdout, if it succeeded. Its stderr goes where ours goes.
-    pub(super) fn output(mut self) -> Result<String, Failure> {
+    pub(super) fn output(self) -> Result<String, Failure> {
+        Ok(String::from_utf8_lossy(&self.bytes()?).into_owned())
+    }
+
+    /// The same, as it came.
+    pub(super) fn bytes(mut self) -> Result<Vec<u8>, Failure> {
         let name = self.name;
         let output = self.command.output().map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
                 let help = match name {
                     "go" => "install Go: https://go.dev/dl",
+                    "git" => "install git: https://git-scm.com",
                     _ => "install Rust: https://rustup.rs",
                 };
                 Failure::new(Kind::NotFound, format_args!("{name} is not installed, or not in PATH"))
@@ -59,6 +72,6 @@ impl Tool {
         if !output.status.success() {
             return Err(Failure::new(Kind::Failed, format_args!("{name} failed ({})", output.status)));
         }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok(output.stdout)
     }
 }

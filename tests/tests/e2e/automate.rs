@@ -16,8 +16,9 @@ impl Checkout {
         let checkout = Self(tempfile::tempdir().unwrap());
         checkout.write("c/automate.toml", "scenarios = [\"tests/scenarios\"]\n");
         checkout.write("home/.km/plugins/km-plugin-mine", "mine");
+        checkout.write("home/.km/plugins/store/mine/1/km-plugin-mine", "mine");
         checkout.write("home/.km/config/config.toml", "api_key = \"k\"\n");
-        checkout.write("home/.km/cache/token", "t");
+        checkout.write("home/.km/cache/mine-12345678.token", "t");
         checkout.write("tmp/nothing", "");
         std::fs::create_dir_all(checkout.path("c/tests/scenarios")).unwrap();
         for (name, text) in scenarios {
@@ -95,6 +96,8 @@ impl Checkout {
             for entry in std::fs::read_dir(folder).unwrap().flatten() {
                 if entry.file_type().unwrap().is_dir() {
                     walk(&entry.path(), found);
+                } else if let Ok(to) = std::fs::read_link(entry.path()) {
+                    found.push((entry.path(), to.into_os_string().into_encoded_bytes()));
                 } else {
                     found.push((entry.path(), std::fs::read(entry.path()).unwrap()));
                 }
@@ -348,12 +351,17 @@ fn a_report_that_cannot_be_written_is_a_failure() {
     assert_eq!(finished.json()["error"]["help"], "--report names another folder");
 }
 
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n";
+const REPORT: &str = "# Automation: passed\n";
+
 #[test]
 fn a_dry_run_touches_nothing() {
     let checkout = Checkout::new(&[("good", &console("$ true"))]);
-    for file in ["target/CACHEDIR.TAG", "target/debug/x", "dist/a.kmpkg", "logs/report.md"] {
+    for file in ["target/debug/x", "dist/a.kmpkg"] {
         checkout.write(&format!("c/{file}"), "x");
     }
+    checkout.write("c/target/CACHEDIR.TAG", TAG);
+    checkout.write("c/logs/report.md", REPORT);
     let (before, home) = (checkout.files("c"), path(&checkout.path("home/.km")).to_owned());
     let phases = ["--phase", "cleanup", "--phase", "test"];
     let finished = checkout.run(&[&phases[..], &["--dry-run", "--home", &home]].concat()).expect(0);
@@ -372,16 +380,17 @@ fn cleanup_leaves_what_is_not_its_own() {
     let checkout = Checkout::new(&[]);
     let stays =
         ["dist/store/index/a.toml", "dist/km.db", "keys/release.key.pem", "src/x", "target/own.key.pem"];
-    let goes = ["target/debug/x", "target/km-pack/y", "dist/a.kmpkg", "logs/report.md", "logs/junit.xml"];
-    for file in ["target/CACHEDIR.TAG"].iter().chain(&stays).chain(&goes) {
+    let goes = ["target/debug/x", "target/km-pack/y", "dist/a.kmpkg"];
+    for file in stays.iter().chain(&goes) {
         checkout.write(&format!("c/{file}"), "x");
     }
+    checkout.write("c/target/CACHEDIR.TAG", TAG);
     let home = checkout.files("home");
     checkout.run(&["--phase", "cleanup"]).expect(0);
     for file in stays {
         assert!(checkout.path("c").join(file).is_file(), "{file} stays");
     }
-    for file in goes.into_iter().filter(|file| !file.starts_with("logs/")) {
+    for file in goes {
         assert!(!checkout.path("c").join(file).exists(), "{file} goes");
     }
     assert_eq!(checkout.files("home"), home);
@@ -390,7 +399,7 @@ fn cleanup_leaves_what_is_not_its_own() {
 #[test]
 fn a_target_folder_elsewhere_stays() {
     let checkout = Checkout::new(&[]);
-    checkout.write("away/CACHEDIR.TAG", "x");
+    checkout.write("away/CACHEDIR.TAG", TAG);
     checkout.write("away/debug/x", "x");
     let away = checkout.files("away");
     let mut command = checkout.command(&["--phase", "cleanup"]);
@@ -414,6 +423,102 @@ fn a_home_is_cleaned_up_only_when_somebody_agrees() {
     checkout.run(&[&cleanup[..], &["--yes"]].concat()).expect(0);
     let left: Vec<_> = checkout.files("home").into_iter().map(|(path, _)| path).collect();
     assert_eq!(left, [home.join("config/config.toml")]);
+}
+
+#[test]
+fn a_folder_that_is_no_home_is_refused() {
+    let checkout = Checkout::new(&[]);
+    for file in ["plugins/x/src/lib.rs", "plugins/store/x", "cache/x", "config/config.toml"] {
+        checkout.write(&format!("c/{file}"), "x");
+    }
+    let before = checkout.files("c");
+    let finished = checkout.run(&["--phase", "cleanup", "--home", ".", "--yes"]).expect(2);
+    assert!(finished.stderr.contains("is no KM_HOME: it is a checkout"), "{finished:?}");
+    assert_eq!(checkout.files("c"), before);
+}
+
+fn git(checkout: &Checkout, arguments: &[&str]) {
+    let mut git = Command::new("git");
+    let git = git.arg("-C").arg(checkout.path("c")).args(arguments).env("HOME", checkout.path("home"));
+    Finished::from(git.output().unwrap()).expect(0);
+}
+
+/// A repository that keeps a package.
+fn repository() -> Checkout {
+    let checkout = Checkout::new(&[("good", &console("$ true"))]);
+    checkout.write("c/dist/kept.kmpkg", "x");
+    checkout.write("c/docs/report.md", REPORT);
+    git(&checkout, &["init", "--quiet"]);
+    git(&checkout, &["add", "-f", "."]);
+    git(&checkout, &["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "a"]);
+    checkout
+}
+
+#[test]
+fn what_git_keeps_stays_whatever_git_is_told() {
+    let checkout = repository();
+    let cleanup = ["--phase", "cleanup"];
+    checkout.write("empty/x", "");
+    let kept = || checkout.path("c/dist/kept.kmpkg").is_file();
+    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+        let mut command = checkout.command(&cleanup);
+        let finished: Finished = command.env(name, checkout.path("empty")).output().unwrap().into();
+        assert!(finished.expect(0).stderr.contains("stays: git keeps it") && kept(), "{name}");
+    }
+    std::fs::remove_file(checkout.path("c/.git/index")).unwrap();
+    checkout.run(&cleanup).expect(0);
+    assert!(kept(), "an index that is gone");
+    let removed_nothing = |finished: Finished| {
+        assert!(finished.stderr.contains("cannot learn which files git keeps in"), "{finished:?}");
+        assert!(kept(), "{finished:?}");
+    };
+    removed_nothing(checkout.command(&cleanup).env("PATH", "/nonexistent").output().unwrap().into());
+    checkout.write("c/.git/index", "corrupt");
+    removed_nothing(checkout.run(&cleanup).expect(1));
+}
+
+#[test]
+fn a_target_folder_that_is_a_link_is_refused() {
+    for link in ["c/target", "c/target/automate"] {
+        let checkout = Checkout::new(&[("good", &console("$ true"))]);
+        for file in ["keys/a.key.pem", "dist/a.kmpkg", "go/x"] {
+            checkout.write(&format!("away/{file}"), "x");
+            checkout.write(&format!("away/automate/{file}"), "x");
+        }
+        std::fs::create_dir_all(checkout.path(link).parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(checkout.path("away"), checkout.path(link)).unwrap();
+        let before = checkout.files("away");
+        for phase in ["cleanup", "build"] {
+            let finished = checkout.run(&["--phase", phase]).expect(9);
+            assert!(finished.stderr.contains("is a symbolic link"), "{finished:?}");
+        }
+        assert_eq!(checkout.files("away"), before);
+    }
+}
+
+#[test]
+fn a_report_that_would_take_a_file_away_is_refused_before_anything_runs() {
+    let checkout = repository();
+    checkout.write("c/folder/report.md/x", "x");
+    checkout.write("c/mine/junit.xml", "<testsuites/>");
+    checkout.write("away/x", "x");
+    std::os::unix::fs::symlink(checkout.path("away"), checkout.path("c/link")).unwrap();
+    std::fs::create_dir(checkout.path("c/one")).unwrap();
+    std::os::unix::fs::symlink(checkout.path("away/x"), checkout.path("c/one/report.json")).unwrap();
+    let before = (checkout.files("c"), checkout.files("away"));
+    for (folder, why) in [
+        ("docs", "git keeps it"),
+        ("folder", "it is no file"),
+        ("mine", "there is a file which is not the suite's"),
+        ("one", "it is no file"),
+        ("link", "a symbolic link leads there"),
+        ("link/", "a symbolic link leads there"),
+        ("link/sub", "a symbolic link leads there"),
+    ] {
+        let finished = checkout.run(&["--report", folder]).expect(9);
+        assert!(finished.stderr.contains(why), "{folder}: {finished:?}");
+    }
+    assert_eq!((checkout.files("c"), checkout.files("away")), before);
 }
 
 /// A run whose scenario has started what would stay: in the background, out of its session, deaf to SIGTERM.
