@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use km_package::failure::{Failure, Kind};
 
 use super::ground::{Base, Ground};
-use super::normal::{Names, masked};
+use super::normal::{Names, has_secret, masked, masked_lines};
 use super::report::{Case, Done, Outcome, span};
 use super::scenario::{Expected, Given, Scenario, Step, What};
 use super::shell::{Ended, Ran, Shell};
@@ -156,15 +156,9 @@ impl Play<'_> {
         }
     }
 
-    /// The end of an output, from the beginning of a line: half a key would not be known as one.
+    /// The end of an output. It is cut when it holds no secrets any more: half a key would not be known as one.
     fn shown(&self, output: &str) -> String {
-        if output.len() <= MOST_KEPT {
-            return self.names.page(output);
-        }
-        let tail = &output.as_bytes()[output.len() - MOST_KEPT..];
-        let begin = tail.iter().position(|byte| *byte == b'\n').map_or(tail.len(), |at| at + 1);
-        let before = output.len() - tail.len() + begin;
-        format!("… {before} bytes before\n{}", self.names.page(&output[before..]))
+        cut(self.names.report(output))
     }
 
     fn lines(&self, output: &str) -> Vec<String> {
@@ -185,24 +179,13 @@ impl Play<'_> {
         }
         let came = self.lines(&ran.output);
         let alignment = Alignment::new(&expected.lines, &came, expected.unordered);
-        let difference = || alignment.difference(&expected.lines, &came);
         let status = done.exit.unwrap_or_default();
         let same_status = status == expected.status;
         if same_status && alignment.matches() {
             return Judged { done, go_on: true };
         }
         if self.player.accept {
-            let mut lines = alignment.accepted(&expected.lines, &came);
-            if status != 0 {
-                lines.push(format!("[exit {status}]"));
-            }
-            if let Some(line) = lines.iter().find(|line| means_more(line)) {
-                done.fail(format!("{line:?} cannot stand in a transcript"), None);
-            } else {
-                let indented = |line: &String| format!("{}{line}", expected.indent).trim_end().to_owned();
-                let lines = lines.iter().map(indented).collect();
-                self.corrections.push(Correction { place: expected.place, lines });
-            }
+            self.accept(&mut done, expected, alignment.accepted(&expected.lines, &came), status);
             return Judged { done, go_on: true };
         }
         let why = if same_status {
@@ -211,8 +194,36 @@ impl Play<'_> {
             format!("exit {status}, where {} was expected", expected.status)
         };
         done.fail(why, Some(self.shown(&ran.output)));
-        done.difference = Some(difference()).filter(|_| !alignment.matches());
+        if !alignment.matches() {
+            done.difference = Some(alignment.difference(&expected.lines, &masked_lines(&came)));
+        }
         Judged { done, go_on: same_status }
+    }
+
+    /// Remembers what a page should say, if it can say that.
+    fn accept(
+        &mut self,
+        done: &mut Done,
+        expected: &Expected,
+        lines: Result<Vec<String>, String>,
+        status: i32,
+    ) {
+        let mut lines = match lines {
+            Ok(lines) if has_secret(&lines.join("\n")) => {
+                return done
+                    .fail("what came holds a secret, which cannot stand in a transcript".to_owned(), None);
+            }
+            Ok(lines) => lines,
+            Err(line) => {
+                return done.fail(format!("{:?} cannot stand in a transcript", masked(&line)), None);
+            }
+        };
+        if status != 0 {
+            lines.push(format!("[exit {status}]"));
+        }
+        let indented = |line: &String| format!("{}{line}", expected.indent).trim_end().to_owned();
+        let lines = lines.iter().map(indented).collect();
+        self.corrections.push(Correction { place: expected.place, lines });
     }
 
     /// Starts a command, and waits until the lines shown have come.
@@ -229,12 +240,12 @@ impl Play<'_> {
         let Some(why) = why else { return Judged { done, go_on: true } };
         let alignment = Alignment::new(&expected.lines, &came, false);
         if self.player.accept && !came.is_empty() {
-            let lines = came.iter().map(|line| format!("{}{line}", expected.indent)).collect();
-            self.corrections.push(Correction { place: expected.place, lines });
+            let lines = Alignment::new(&[], &came, false).accepted(&[], &came);
+            self.accept(&mut done, expected, lines, 0);
             return Judged { done, go_on: true };
         }
-        done.fail(why, Some(came.join("\n")));
-        done.difference = Some(alignment.difference(&expected.lines, &came));
+        done.fail(why, Some(self.shown(&came.join("\n"))));
+        done.difference = Some(alignment.difference(&expected.lines, &masked_lines(&came)));
         Judged { done, go_on: false }
     }
 
@@ -299,7 +310,7 @@ impl Play<'_> {
             ended => {
                 let why =
                     self.trouble(ended).unwrap_or_else(|| format!("exit {}", exit_of(ended).unwrap_or(1)));
-                let output = masked(ran.output.trim_end());
+                let output = self.shown(ran.output.trim_end());
                 Err(Failure::new(Kind::Failed, format_args!("what is given: $ {command}\n{why}\n{output}")))
             }
         }
@@ -360,9 +371,14 @@ pub(super) fn exit_of(ended: Ended) -> Option<i32> {
     }
 }
 
-/// Whether a line of output would be read as something else.
-fn means_more(line: &str) -> bool {
-    line.starts_with("$ ") || line == "$" || line.trim_start().starts_with("```")
+/// The end of a long text, from the beginning of a line if there is one.
+fn cut(text: String) -> String {
+    if text.len() <= MOST_KEPT {
+        return text;
+    }
+    let earliest = text.ceil_char_boundary(text.len() - MOST_KEPT);
+    let before = text[earliest..].find('\n').map_or(earliest, |at| earliest + at + 1);
+    format!("… {before} bytes before\n{}", &text[before..])
 }
 
 /// A word for the shell.
@@ -384,4 +400,19 @@ fn has_ended(process: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     state.is_none_or(|state| state == 'Z' || state == 'X')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_output_is_cut_when_it_is_masked() {
+        let key = format!("-----BEGIN PRIVATE KEY-----\n{}", "QUJD\n".repeat(20_000));
+        assert_eq!(cut(Names::default().report(&key)), "-----PRIVATE KEY…-----");
+        let long = format!("{}\nlast", "ä".repeat(MOST_KEPT));
+        assert_eq!(cut(long), "… 131073 bytes before\nlast");
+        assert!(cut("ä".repeat(MOST_KEPT)).ends_with('ä'));
+        assert_eq!(cut("short".to_owned()), "short");
+    }
 }

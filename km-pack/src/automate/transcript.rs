@@ -1,6 +1,7 @@
 //! What a page says comes of a command, against what came.
 
 use super::normal::normal;
+use super::scenario::status;
 
 /// A line that stands for any number of lines.
 const ANY_LINES: &str = "...";
@@ -74,14 +75,37 @@ impl Alignment {
     }
 
     /// What the page should say: its own lines as long as they hold, else what came.
-    pub(super) fn accepted(&self, expected: &[String], actual: &[String]) -> Vec<String> {
-        let line = |row: &Row| match *row {
-            Row::Both(at, _) | Row::Any(at) => Some(expected[at].clone()),
-            Row::Extra(at) => Some(actual[at].clone()),
-            Row::Within(_) | Row::Missing(_) => None,
-        };
-        self.rows.iter().filter_map(line).collect()
+    ///
+    /// # Errors
+    /// A line that came and would be read as something else.
+    pub(super) fn accepted(&self, expected: &[String], actual: &[String]) -> Result<Vec<String>, String> {
+        let mut lines: Vec<String> = Vec::new();
+        for row in &self.rows {
+            let (line, came) = match *row {
+                Row::Both(at, _) | Row::Any(at) => (&expected[at], false),
+                Row::Extra(at) => (&actual[at], true),
+                Row::Within(_) | Row::Missing(_) => continue,
+            };
+            let is_first = lines.is_empty();
+            if is_first && continues(line) || came && means_more(line) {
+                return Err(line.clone());
+            }
+            lines.push(line.clone());
+        }
+        Ok(lines)
     }
+}
+
+/// Whether a line directly below a command would continue it.
+fn continues(line: &str) -> bool {
+    line == ">" || line.starts_with("> ")
+}
+
+/// Whether a line of output would be read as something else, wherever it stands.
+fn means_more(line: &str) -> bool {
+    let is_fence = ["```", "~~~"].iter().any(|fence| line.trim_start().starts_with(fence));
+    let is_command = line == "$" || line.starts_with("$ ");
+    is_fence || is_command || status(line).is_some() || is_any(line) || line.contains(ANY_TEXT)
 }
 
 /// Whether a line is what was expected, with `[..]` for anything.
@@ -286,11 +310,28 @@ mod tests {
     fn what_holds_stays_as_it_stands_on_the_page() {
         let accepted = |expected, actual| {
             let (expected, actual) = (lines(expected), lines(actual));
-            Alignment::new(&expected, &actual, false).accepted(&expected, &actual).join("\n")
+            Alignment::new(&expected, &actual, false).accepted(&expected, &actual).unwrap().join("\n")
         };
         assert_eq!(accepted("took 1 s\nold\n[..]x", "took 2 s\nnew\nyx"), "took 1 s\nnew\n[..]x");
         assert_eq!(accepted("a\n...\nz\nold", "a\n1\n2\nz\nnew"), "a\n...\nz\nnew");
         assert_eq!(accepted("", "a\nb"), "a\nb");
         assert_eq!(accepted("a\nb", ""), "");
+    }
+
+    #[test]
+    fn what_would_be_read_as_something_else_is_not_accepted() {
+        let accepted = |expected: &str, actual: &str| {
+            let (expected, actual) = (lines(expected), lines(actual));
+            Alignment::new(&expected, &actual, false).accepted(&expected, &actual)
+        };
+        for line in ["> x", ">", "[exit 4]", "...", "  ...", "a [..] b", "$ x", "$", "```", " ~~~sh"] {
+            assert_eq!(accepted("old", line), Err(line.to_owned()));
+        }
+        for line in ["[exit 4]", "...", "$ x", "```"] {
+            assert_eq!(accepted("a\nold", &format!("a\n{line}")), Err(line.to_owned()));
+        }
+        assert_eq!(accepted("gone\n> kept", "> kept"), Err("> kept".to_owned()));
+        assert_eq!(accepted("a", "a\n> b"), Ok(lines("a\n> b")));
+        assert_eq!(accepted("...\n[..]x", "...\n[..]x"), Ok(lines("...\n[..]x")));
     }
 }

@@ -480,3 +480,28 @@ fn two_runs_in_one_checkout_are_refused() {
     checkout.write("c/tests/scenarios/long.md", &page(&console("$ true")));
     checkout.test(&[]).expect(0);
 }
+
+#[test]
+fn what_would_be_syntax_is_not_accepted() {
+    let lines = ["> touch $HOME/x", "[exit 4]", "...", "a [..] b", "$ ls", "```", "~~~"];
+    for line in lines {
+        let checkout = Checkout::new(&[("broken", &console(&format!("$ echo '{line}'")))]);
+        let before = checkout.read("c/tests/scenarios/broken.md");
+        let finished = checkout.test(&["--accept"]).expect(1);
+        assert!(finished.text().contains("cannot stand in a transcript"), "{line}: {finished:?}");
+        assert_eq!(checkout.read("c/tests/scenarios/broken.md"), before);
+    }
+    let begin = console("$ echo '-----BEGIN PRIVATE KEY-----'; echo QUJD");
+    let checkout = Checkout::new(&[("broken", &begin)]);
+    checkout.test(&["--accept"]).expect(1);
+    assert!(!checkout.read("c/tests/scenarios/broken.md").contains("\nQUJD"));
+}
+
+#[test]
+fn half_a_private_key_is_compared_and_not_shown() {
+    let text = "$ echo '-----BEGIN PRIVATE KEY-----'; echo WRONG OUTPUT; echo \"km_live_$(printf '\\033[1m')0123456789abcdef\"\n-----BEGIN PRIVATE KEY-----\nright\n[..]";
+    let (why, output, difference) = broken(&console(text));
+    assert_eq!(why, "the output is not as expected");
+    assert_eq!(output, "-----PRIVATE KEY…-----");
+    assert_eq!(difference, "  -----PRIVATE KEY…-----\n- right\n+ …\n  …\n");
+}
