@@ -1,6 +1,6 @@
 //! The keeper: a small process between the suite and each shell, so that nothing of a scenario is left.
 //!
-//! The only file of the suite that starts processes. A keeper is this program once more, in a session of
+//! The only file of the suite that starts processes (and `sh -n`, which runs nothing). A keeper is this program once more, in a session of
 //! its own. It adopts whatever its shell starts, also what has left the session, and kills all of it when
 //! the shell has ended, or when the suite closes the pipe between the two: by will or by being killed.
 //!
@@ -88,6 +88,23 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether a text holds commands that are complete, as a shell sees it. It runs none of them.
+pub(super) fn is_complete(text: &str) -> io::Result<bool> {
+    // What is read from -c some shells run all the same.
+    let reads = |text: &str| {
+        let mut shell = Command::new("sh");
+        shell.arg("-n").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut shell = shell.spawn()?;
+        if let Some(mut stdin) = shell.stdin.take() {
+            // It stops reading at what it does not understand.
+            let _ = stdin.write_all(text.as_bytes());
+        }
+        shell.wait().map(|status| status.success())
+    };
+    // A here-document without end is none to the shell: then it takes what would be an error.
+    Ok(reads(&format!("{text}\n"))? && !reads(&format!("{text}\n)\n"))?)
 }
 
 /// What was said of a shell that has ended: this word, and its exit status.

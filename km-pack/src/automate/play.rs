@@ -110,7 +110,10 @@ impl Play<'_> {
                 Judged { done, go_on: true }
             }
             What::Plain(text) => {
-                let ran = self.command(&self.names.here(text));
+                // A command in its midst that fails is not overlooked: the shell ends there.
+                let text_here =
+                    format!("set -e\n{}\n__km_status=$?\nset +e\n__km_again", self.names.here(text));
+                let ran = self.command(&text_here);
                 self.must_succeed(Done::new(step.line, text), ran)
             }
             What::File { path, content } => {
@@ -135,10 +138,9 @@ impl Play<'_> {
     fn must_succeed(&self, mut done: Done, ran: Ran) -> Judged {
         done.took = ran.took;
         done.exit = exit_of(ran.ended);
-        if let Some(why) = self.trouble(ran.ended).or_else(|| {
-            let status = done.exit.filter(|status| *status != 0)?;
-            Some(format!("exit {status}, where 0 was expected"))
-        }) {
+        let failed = done.exit.filter(|status| *status != 0);
+        let failed = failed.map(|status| format!("exit {status}, where 0 was expected"));
+        if let Some(why) = failed.or_else(|| self.trouble(ran.ended)) {
             done.fail(why, Some(self.shown(&ran.output)));
             return Judged { done, go_on: false };
         }

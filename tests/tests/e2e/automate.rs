@@ -505,3 +505,16 @@ fn half_a_private_key_is_compared_and_not_shown() {
     assert_eq!(output, "-----PRIVATE KEY…-----");
     assert_eq!(difference, "  -----PRIVATE KEY…-----\n- right\n+ …\n  …\n");
 }
+
+#[test]
+fn a_command_that_fails_in_the_midst_of_a_block_is_a_failure() {
+    let why = "exit 1, where 0 was expected";
+    for text in
+        ["false; true", "echo if\nfalse\necho fi", "for i in 1 2; do\n  false\n  true\ndone", "true && false"]
+    {
+        assert_eq!(broken(&format!("```sh\n{text}\n```\n")).0, why, "{text}");
+    }
+    let text = "```sh\nfalse || true\nif false; then :; fi\necho $((1 << 2)) > x\ncat <<EOF >> x\n4 < 5\nEOF\nx=1\n```\n\
+                ```console\n$ false\n[exit 1]\n$ cat x; echo \"$x $-\" | tr -d s\n4\n4 < 5\n1 [..]\n```\n";
+    Checkout::new(&[("good", text)]).test(&[]).expect(0);
+}
