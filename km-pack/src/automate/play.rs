@@ -1,7 +1,7 @@
 //! Playing a scenario: its steps in one shell, each compared with what the page says.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,10 @@ use super::transcript::Alignment;
 const LIMIT: Duration = Duration::from_secs(60);
 /// How often what was started in the background is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// The exit status of what somebody has stopped: SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM.
+const STOPPED: [i32; 5] = [129, 130, 137, 141, 143];
+/// What `wait` says of a process that the scenario has waited for itself.
+const WAITED_FOR: i32 = 127;
 /// As much of an output is kept in reports.
 const MOST_KEPT: usize = 64 << 10;
 
@@ -46,8 +50,16 @@ struct Play<'a> {
     names: Names,
     limit: Duration,
     corrections: Vec<Correction>,
-    /// Outputs of what runs in the background.
-    logs: usize,
+    /// What runs in the background.
+    started: Vec<Started>,
+}
+
+/// What goes on while the next commands run.
+struct Started {
+    line: Option<usize>,
+    command: String,
+    process: Option<u32>,
+    log: PathBuf,
 }
 
 /// What became of a step, and whether the next ones make sense.
@@ -77,7 +89,7 @@ impl Player<'_> {
         let shell = Shell::start(&ground.home, &ground.environment())?;
         let limit = head.timeout.unwrap_or(LIMIT);
         let (names, corrections) = (Names::default(), Vec::new());
-        let mut play = Play { player: self, shell, ground, names, limit, corrections, logs: 0 };
+        let mut play = Play { player: self, shell, ground, names, limit, corrections, started: Vec::new() };
         play.give(head.given)?;
         let fill = |(page, here): (&String, &String)| Ok((page.clone(), play.ground.fill_in(here)?));
         let aliases = head.alias.iter().map(fill).collect::<Result<HashMap<_, _>, Failure>>()?;
@@ -95,11 +107,33 @@ impl Play<'_> {
             }
             case.steps.push(done);
             if !go_on {
-                break;
+                self.shell.end();
+                return self.corrections;
+            }
+        }
+        for started in std::mem::take(&mut self.started) {
+            if let Some(done) = self.failed_in_background(&started) {
+                case.fail(done.why.clone().unwrap_or_default());
+                case.steps.push(done);
             }
         }
         self.shell.end();
         self.corrections
+    }
+
+    /// What is to be said of what went on, if it has ended and should not have.
+    fn failed_in_background(&mut self, started: &Started) -> Option<Done> {
+        let process = started.process.filter(|process| has_ended(*process))?;
+        let status = exit_of(self.command(&format!("wait {process}")).ended)?;
+        if status == 0 || status == WAITED_FOR || STOPPED.contains(&status) {
+            return None;
+        }
+        let mut done = Done::new(started.line, &started.command);
+        done.exit = Some(status);
+        let output = std::fs::read(&started.log).unwrap_or_default();
+        let name = done.command.lines().next().unwrap_or_default();
+        done.fail(format!("{name} ended with {status}"), Some(self.shown(&String::from_utf8_lossy(&output))));
+        Some(done)
     }
 
     fn step(&mut self, step: &Step) -> Judged {
@@ -152,6 +186,7 @@ impl Play<'_> {
         match ended {
             Ended::Exited(_) => None,
             Ended::WithShell(status) => Some(format!("it ended the scenario's shell (exit {status})")),
+            Ended::Abandoned => Some("the keeper of the scenario's shell was killed".to_owned()),
             Ended::Late => Some(format!("it did not end within {}", span(self.limit))),
             Ended::TooMuch => Some("it printed more than 16 MiB".to_owned()),
             Ended::Interrupted => Some("interrupted".to_owned()),
@@ -231,13 +266,12 @@ impl Play<'_> {
     /// Starts a command, and waits until the lines shown have come.
     fn background(&mut self, mut done: Done, text: &str, expected: &Expected) -> Judged {
         let begun = Instant::now();
-        let log = self.ground.notes.join(format!("{}.log", self.logs));
-        self.logs += 1;
-        let started = self.start(&self.names.here(text), &log);
-        let (came, why) = match self.trouble(started.ended) {
+        let (started, why) = self.start(done.line, &self.names.here(text), text);
+        let (came, why) = match why {
             Some(why) => (Vec::new(), Some(why)),
-            None => self.await_lines(expected, &log, started.background),
+            None => self.await_lines(expected, &started),
         };
+        self.started.push(started);
         done.took = begun.elapsed();
         let Some(why) = why else { return Judged { done, go_on: true } };
         let alignment = Alignment::new(&expected.lines, &came, false);
@@ -251,24 +285,22 @@ impl Play<'_> {
         Judged { done, go_on: false }
     }
 
-    /// Starts a command in the background, so that `$!` is its own.
-    fn start(&mut self, command: &str, log: &Path) -> Ran {
-        let log = quoted(&log.to_string_lossy());
-        self.command(&format!("exec 6>&1 7>&2 >{log} 2>&1\n{command} &\nexec >&6 2>&7 6>&- 7>&-"))
+    /// Starts a command in the background, so that `$!` is its own. Also says why it could not.
+    fn start(&mut self, line: Option<usize>, command: &str, shown: &str) -> (Started, Option<String>) {
+        let log = self.ground.notes.join(format!("{}.log", self.started.len()));
+        let to = quoted(&log.to_string_lossy());
+        let command = in_background(command);
+        let ran = self.command(&format!("exec 6>&1 7>&2 >{to} 2>&1\n{command}\nexec >&6 2>&7 6>&- 7>&-"));
+        (Started { line, command: shown.to_owned(), process: ran.background, log }, self.trouble(ran.ended))
     }
 
     /// What has come when all lines have, and why they did not.
-    fn await_lines(
-        &self,
-        expected: &Expected,
-        log: &Path,
-        process: Option<u32>,
-    ) -> (Vec<String>, Option<String>) {
+    fn await_lines(&self, expected: &Expected, started: &Started) -> (Vec<String>, Option<String>) {
         let deadline = Instant::now() + self.limit;
         loop {
             // Looked at before the log: what it wrote last has been written by then.
-            let ended = process.is_some_and(has_ended);
-            let came = self.lines(&String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()));
+            let ended = started.process.is_some_and(has_ended);
+            let came = self.lines(&String::from_utf8_lossy(&std::fs::read(&started.log).unwrap_or_default()));
             if Alignment::new(&expected.lines, &came, false).holds_all() {
                 return (came, None);
             }
@@ -320,8 +352,8 @@ impl Play<'_> {
 
     /// Starts the plugin API; gives its URL.
     fn serve(&mut self) -> Result<String, Failure> {
-        let log = self.ground.notes.join("serve.log");
-        let started = self.start("km-pack serve --listen 127.0.0.1:0 --json", &log);
+        let serve = "km-pack serve --listen 127.0.0.1:0 --json";
+        let (started, why) = self.start(None, serve, serve);
         let says = Expected {
             lines: vec!["{\"listening\":[..]}".to_owned()],
             place: (0, 0),
@@ -329,10 +361,11 @@ impl Play<'_> {
             status: 0,
             unordered: false,
         };
-        let (came, why) = match self.trouble(started.ended) {
+        let (came, why) = match why {
             Some(why) => (Vec::new(), Some(why)),
-            None => self.await_lines(&says, &log, started.background),
+            None => self.await_lines(&says, &started),
         };
+        self.started.push(started);
         let url = came.iter().find_map(|line| {
             let document: serde_json::Value = serde_json::from_str(line).ok()?;
             Some(document.get("listening")?.as_str()?.to_owned())
@@ -369,7 +402,7 @@ impl Done {
 pub(super) fn exit_of(ended: Ended) -> Option<i32> {
     match ended {
         Ended::Exited(status) | Ended::WithShell(status) => Some(status),
-        Ended::Late | Ended::TooMuch | Ended::Interrupted => None,
+        Ended::Abandoned | Ended::Late | Ended::TooMuch | Ended::Interrupted => None,
     }
 }
 
@@ -381,6 +414,12 @@ fn cut(text: String) -> String {
     let earliest = text.ceil_char_boundary(text.len() - MOST_KEPT);
     let before = text[earliest..].find('\n').map_or(earliest, |at| earliest + at + 1);
     format!("… {before} bytes before\n{}", &text[before..])
+}
+
+/// A command with its `&`, which belongs to all of it and to no comment or here-document. What needs no
+/// braces has none: not every shell puts what is in them in its own place.
+fn in_background(command: &str) -> String {
+    if command.contains(['#', '\n', ';']) { format!("{{ {command}\n}} &") } else { format!("{command} &") }
 }
 
 /// A word for the shell.
@@ -416,5 +455,12 @@ mod tests {
         assert_eq!(cut(long), "… 131073 bytes before\nlast");
         assert!(cut("ä".repeat(MOST_KEPT)).ends_with('ä'));
         assert_eq!(cut("short".to_owned()), "short");
+    }
+
+    #[test]
+    fn what_is_put_in_the_background_is_all_of_it() {
+        assert_eq!(in_background("sleep 20"), "sleep 20 &");
+        assert_eq!(in_background("sleep 20 # serve"), "{ sleep 20 # serve\n} &");
+        assert_eq!(in_background("cat <<E\nx\nE"), "{ cat <<E\nx\nE\n} &");
     }
 }
