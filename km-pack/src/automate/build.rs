@@ -245,6 +245,7 @@ impl Builder<'_> {
                 let why = match ran.ended {
                     Ended::Exited(0) => None,
                     Ended::Exited(status) | Ended::WithShell(status) => Some(format!("exit {status}")),
+                    Ended::Abandoned => Some("its keeper was killed".to_owned()),
                     Ended::Late => Some(format!("it did not end within {}", span(LIMIT))),
                     Ended::TooMuch => Some("it printed more than 16 MiB".to_owned()),
                     Ended::Interrupted => Some("interrupted".to_owned()),

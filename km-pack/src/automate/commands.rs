@@ -1,14 +1,14 @@
 //! The lines of an `sh` block, as commands.
 
+use super::keeper::is_complete;
+
 /// Splits a block into its commands, each with the number of its first line (from 0). A command goes on
-/// past the end of a line as it does in a shell: after a backslash, within quotes, here-documents and
-/// compound commands, after `|`, `&&` and `||`.
+/// past the end of a line as long as the shell, which is asked, would read on.
 ///
 /// # Errors
-/// The first line of a command that does not end.
+/// The first line of a command that does not end, or that the shell does not understand.
 pub(super) fn split(lines: &[&str]) -> Result<Vec<(usize, String)>, usize> {
     let mut commands = Vec::new();
-    let mut open = Open::default();
     let mut begun: Option<(usize, String)> = None;
     for (at, line) in lines.iter().enumerate() {
         let empty = line.trim().is_empty() || line.trim_start().starts_with('#');
@@ -20,8 +20,8 @@ pub(super) fn split(lines: &[&str]) -> Result<Vec<(usize, String)>, usize> {
             text.push('\n');
         }
         text.push_str(line);
-        open.read(line);
-        if open.is_closed() {
+        // That there is no shell is said where one is to run them.
+        if !is_continued(line) && is_complete(text).unwrap_or(true) {
             commands.extend(begun.take());
         }
     }
@@ -31,98 +31,9 @@ pub(super) fn split(lines: &[&str]) -> Result<Vec<(usize, String)>, usize> {
     }
 }
 
-/// What keeps a command from ending with its line.
-#[derive(Debug, Default)]
-struct Open {
-    quote: Option<char>,
-    /// The lines that end here-documents, and whether tabs may stand before them.
-    documents: Vec<(String, bool)>,
-    /// `if`, `for`, `{` and their kind.
-    depth: usize,
-    parentheses: usize,
-    continued: bool,
-}
-
-impl Open {
-    fn is_closed(&self) -> bool {
-        self.quote.is_none()
-            && self.documents.is_empty()
-            && self.depth == 0
-            && self.parentheses == 0
-            && !self.continued
-    }
-
-    fn read(&mut self, line: &str) {
-        if let Some((end, tabs)) = self.documents.first() {
-            let line = if *tabs { line.trim_start_matches('\t') } else { line };
-            if line == end {
-                self.documents.remove(0);
-            }
-            return;
-        }
-        let bare = self.without_quotes(line);
-        self.read_documents(line, &bare);
-        for word in bare.split(|c: char| c.is_whitespace() || ";&|()".contains(c)) {
-            match word {
-                "if" | "for" | "while" | "until" | "case" | "{" => self.depth += 1,
-                "fi" | "done" | "esac" | "}" => self.depth = self.depth.saturating_sub(1),
-                _ => {}
-            }
-        }
-        // Those that end a pattern of `case` close nothing.
-        for c in bare.chars() {
-            match c {
-                '(' => self.parentheses += 1,
-                ')' => self.parentheses = self.parentheses.saturating_sub(1),
-                _ => {}
-            }
-        }
-        let end = bare.trim_end();
-        self.continued = bare.ends_with('\\') || ["|", "&&"].iter().any(|mark| end.ends_with(mark));
-    }
-
-    /// The line with nothing in its quotes, and without its comment.
-    fn without_quotes(&mut self, line: &str) -> String {
-        let mut bare = String::new();
-        let mut characters = line.chars().peekable();
-        while let Some(c) = characters.next() {
-            match (self.quote, c) {
-                (Some('\''), '\'') | (Some('"'), '"') => self.quote = None,
-                (Some('"') | None, '\\') => {
-                    // At the very end it continues the line.
-                    if characters.next().is_none() && self.quote.is_none() {
-                        bare.push('\\');
-                    }
-                }
-                (Some(_), _) => {}
-                (None, '\'' | '"') => {
-                    self.quote = Some(c);
-                    bare.push('_');
-                }
-                (None, '#') if bare.is_empty() || bare.ends_with(char::is_whitespace) => break,
-                (None, _) => bare.push(c),
-            }
-        }
-        bare
-    }
-
-    fn read_documents(&mut self, line: &str, bare: &str) {
-        if !bare.contains("<<") || bare.contains("<<<") {
-            return;
-        }
-        for rest in line.split("<<").skip(1) {
-            let tabs = rest.starts_with('-');
-            let rest = rest.trim_start_matches('-').trim_start();
-            let end: String = rest
-                .chars()
-                .filter(|c| !"'\"\\".contains(*c))
-                .take_while(|c| c.is_alphanumeric() || *c == '_')
-                .collect();
-            if !end.is_empty() {
-                self.documents.push((end, tabs));
-            }
-        }
-    }
+/// Whether its last character is a backslash that is not itself escaped.
+fn is_continued(line: &str) -> bool {
+    line.chars().rev().take_while(|c| *c == '\\').count() % 2 == 1
 }
 
 #[cfg(test)]
@@ -172,8 +83,14 @@ mod tests {
     }
 
     #[test]
+    fn words_that_only_look_like_syntax_are_words() {
+        let text = "echo if\nfalse\necho fi\necho $((1 << 2))\necho '<<EOF'\necho {\nls # (\necho done";
+        assert_eq!(commands(text).len(), 8);
+    }
+
+    #[test]
     fn a_command_without_end_is_found() {
-        for text in ["echo 'a", "echo a \\", "cat <<EOF\nx", "if true", "a |"] {
+        for text in ["echo 'a", "echo a \\", "cat <<EOF\nx", "if true", "a |", "fi"] {
             let lines: Vec<&str> = text.lines().collect();
             assert_eq!(split(&lines), Err(0), "{text}");
         }

@@ -1,6 +1,6 @@
 //! The keeper: a small process between the suite and each shell, so that nothing of a scenario is left.
 //!
-//! The only file of the suite that starts processes. A keeper is this program once more, in a session of
+//! The only file of the suite that starts processes (and `sh -n`, which runs nothing). A keeper is this program once more, in a session of
 //! its own. It adopts whatever its shell starts, also what has left the session, and kills all of it when
 //! the shell has ended, or when the suite closes the pipe between the two: by will or by being killed.
 //!
@@ -24,6 +24,9 @@ use crate::environment::{self, KEEPER};
 
 /// How long what a scenario started may take to leave after SIGTERM.
 const GRACE: Duration = Duration::from_millis(300);
+
+/// How long a keeper may take to end what it keeps.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The environment of a shell.
 #[derive(Debug, Clone)]
@@ -77,9 +80,40 @@ impl Keeper {
         &mut self.output
     }
 
-    /// Ends all that the shell has started, and returns when it is gone.
+    /// Whether it has; nobody keeps the shell then.
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Ends all that the shell has started, and returns when it is gone: also what has stopped its keeper.
     pub(super) fn end(&mut self) {
         drop(self.orders.take());
+        let deadline = Instant::now() + PATIENCE;
+        while !self.has_ended() {
+            if Instant::now() >= deadline {
+                self.kill();
+                return;
+            }
+            pause(Duration::from_millis(1));
+        }
+    }
+
+    /// Does the work of a keeper that does not do it, and ends it.
+    fn kill(&mut self) {
+        let keeper = Pid::from_child(&self.child);
+        let deadline = Instant::now() + PATIENCE;
+        // As long as the keeper is there, it has adopted whatever is left.
+        while Instant::now() < deadline {
+            let left = descendants(keeper);
+            if left.is_empty() {
+                break;
+            }
+            for process in left {
+                let _ = rustix::process::kill_process(process, Signal::KILL);
+            }
+            pause(Duration::from_millis(5));
+        }
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -88,6 +122,23 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether a text holds commands that are complete, as a shell sees it. It runs none of them.
+pub(super) fn is_complete(text: &str) -> io::Result<bool> {
+    // What is read from -c some shells run all the same.
+    let reads = |text: &str| {
+        let mut shell = Command::new("sh");
+        shell.arg("-n").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut shell = shell.spawn()?;
+        if let Some(mut stdin) = shell.stdin.take() {
+            // It stops reading at what it does not understand.
+            let _ = stdin.write_all(text.as_bytes());
+        }
+        shell.wait().map(|status| status.success())
+    };
+    // A here-document without end is none to the shell: then it takes what would be an error.
+    Ok(reads(&format!("{text}\n"))? && !reads(&format!("{text}\n)\n"))?)
 }
 
 /// What was said of a shell that has ended: this word, and its exit status.
@@ -211,19 +262,41 @@ fn reap() -> bool {
 
 /// The ids of this process's children, adopted ones included.
 fn children() -> Vec<Pid> {
-    let own = std::process::id().to_string();
-    let parent_of = |stat: &str| -> Option<String> {
+    let own = rustix::process::getpid();
+    processes().into_iter().filter(|process| process.parent == own).map(|process| process.id).collect()
+}
+
+/// The ids of a process's children, their children and so on, but those that only wait to be reaped.
+fn descendants(of: Pid) -> Vec<Pid> {
+    let processes = processes();
+    let mut found = vec![of];
+    let mut at = 0;
+    while let Some(parent) = found.get(at).copied() {
+        let children = processes.iter().filter(|process| process.parent == parent);
+        found.extend(children.map(|process| process.id));
+        at += 1;
+    }
+    let runs = |id: &Pid| processes.iter().any(|process| process.id == *id && !process.has_ended);
+    found.into_iter().skip(1).filter(runs).collect()
+}
+
+struct Process {
+    id: Pid,
+    parent: Pid,
+    has_ended: bool,
+}
+
+fn processes() -> Vec<Process> {
+    let read = |entry: std::fs::DirEntry| {
+        let id = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
         // pid (name) state parent …; the name may hold anything.
-        stat.rsplit_once(") ")?.1.split(' ').nth(1).map(str::to_owned)
+        let mut rest = stat.rsplit_once(") ")?.1.split(' ');
+        let has_ended = matches!(rest.next()?, "Z" | "X");
+        let parent = Pid::from_raw(rest.next()?.parse().ok()?)?;
+        Some(Process { id, parent, has_ended })
     };
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .filter_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            (parent_of(&stat)? == own).then(|| Pid::from_raw(pid)).flatten()
-        })
-        .collect()
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(read).collect()
 }
 
 /// Adopts what keepers leave that were killed themselves.

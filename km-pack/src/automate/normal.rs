@@ -20,10 +20,22 @@ const RULES: [(&str, &str); 8] = [
     (r"\b[0-9a-fA-F]{8,}\b", "<hex>"),
 ];
 
-static COMPILED: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| compile(&RULES));
+type Rules = Vec<(Regex, &'static str)>;
 
-fn compile(rules: &[(&str, &'static str)]) -> Vec<(Regex, &'static str)> {
+static COMPILED: LazyLock<Rules> = LazyLock::new(|| compile(&RULES));
+
+fn compile(rules: &[(&str, &'static str)]) -> Rules {
     rules.iter().filter_map(|(rule, stands)| Some((Regex::new(rule).ok()?, *stands))).collect()
+}
+
+fn replaced(text: &str, rules: &Rules) -> String {
+    let mut text = Cow::from(text);
+    for (rule, stands) in rules {
+        if let Cow::Owned(changed) = rule.replace_all(&text, *stands) {
+            text = changed.into();
+        }
+    }
+    text.into_owned()
 }
 
 /// The columns of a table are as wide as what stands in them.
@@ -31,15 +43,10 @@ static PADDING: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(\S) {2,
 
 /// A line as it is compared.
 pub(super) fn normal(line: &str) -> String {
-    let mut line = Cow::from(line.trim_end());
-    for (rule, stands) in COMPILED.iter() {
-        if let Cow::Owned(changed) = rule.replace_all(&line, *stands) {
-            line = changed.into();
-        }
-    }
+    let line = replaced(line.trim_end(), &COMPILED);
     match PADDING.as_ref().map(|padding| padding.replace_all(&line, "$1  ")) {
         Some(Cow::Owned(changed)) => changed,
-        _ => line.into_owned(),
+        _ => line,
     }
 }
 
@@ -65,37 +72,78 @@ impl Names {
         pairs.into_iter().fold(text.to_owned(), |text, (page, here)| text.replace(page.as_str(), here))
     }
 
-    /// What was said here, as the page says it; keys masked.
+    /// What was said here, as the page says it; whole keys masked.
     pub(super) fn page(&self, text: &str) -> String {
+        replaced(&self.named(text), &COMPILED_SECRETS)
+    }
+
+    /// What was said here, as a report may show it.
+    pub(super) fn report(&self, text: &str) -> String {
+        masked(&self.named(text))
+    }
+
+    fn named(&self, text: &str) -> String {
         let mut pairs: Vec<_> = self.pairs.iter().map(|(page, here)| (page, here)).collect();
         pairs.sort_by_key(|(_, here)| std::cmp::Reverse(here.len()));
-        let text =
-            pairs.into_iter().fold(text.to_owned(), |text, (page, here)| text.replace(here.as_str(), page));
-        masked(&text)
+        pairs.into_iter().fold(text.to_owned(), |text, (page, here)| text.replace(here.as_str(), page))
     }
 }
 
-/// What no report and no page may show: API keys, private keys, tokens.
+/// What no page shows, and what is no difference: API keys, private keys from begin to end, tokens.
 const SECRETS: [(&str, &str); 3] = [
     ("km_live_[A-Za-z0-9_-]{8,}", "km_live_…"),
     (
-        "-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?",
+        r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:(?:\\[nr]|\r?\n)+[ \t]*(?:(?:Proc-Type|DEK-Info): [^\n]*|[A-Za-z0-9+/=]*))*-----END [A-Z0-9 ]*PRIVATE KEY-----",
         "-----PRIVATE KEY…-----",
     ),
     (r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*", "eyJ…"),
 ];
 
-static COMPILED_SECRETS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| compile(&SECRETS));
+/// What no report may show besides. A private key that does not end is one to the end of the text.
+const MORE_SECRETS: [(&str, &str); 2] = [
+    (
+        r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)",
+        "-----PRIVATE KEY…-----",
+    ),
+    (r#"(?i)\b(authorization["']?: *["']?bearer )[^\s"']+"#, "${1}…"),
+];
 
-/// A text without secrets.
+/// What sets colours and the like on a terminal.
+const ESCAPES: [(&str, &str); 1] =
+    [(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])", "")];
+
+static COMPILED_SECRETS: LazyLock<Rules> = LazyLock::new(|| compile(&SECRETS));
+static COMPILED_MORE_SECRETS: LazyLock<Rules> = LazyLock::new(|| compile(&MORE_SECRETS));
+static COMPILED_ESCAPES: LazyLock<Rules> = LazyLock::new(|| compile(&ESCAPES));
+
+/// A text without secrets, for reports; without escapes, too, which may stand within a key.
 pub(super) fn masked(text: &str) -> String {
-    let mut text = Cow::from(text);
-    for (rule, stands) in COMPILED_SECRETS.iter() {
-        if let Cow::Owned(changed) = rule.replace_all(&text, *stands) {
-            text = changed.into();
-        }
+    let text = replaced(&plain(text), &COMPILED_SECRETS);
+    replaced(&text, &COMPILED_MORE_SECRETS)
+}
+
+/// Whether a report would not show this text as it is.
+pub(super) fn has_secret(text: &str) -> bool {
+    masked(text) != plain(text)
+}
+
+/// Lines for a report: as many as there were.
+pub(super) fn masked_lines(lines: &[String]) -> Vec<String> {
+    let begin = lines.iter().position(|line| plain(line).contains("PRIVATE KEY-----"));
+    let hidden = |(at, line): (usize, &String)| match begin {
+        Some(begin) if at > begin => "…".to_owned(),
+        _ => masked(line),
+    };
+    let has_key = begin.is_some_and(|_| has_secret(&lines.join("\n")));
+    if has_key {
+        lines.iter().enumerate().map(hidden).collect()
+    } else {
+        lines.iter().map(|line| masked(line)).collect()
     }
-    text.into_owned()
+}
+
+fn plain(text: &str) -> String {
+    replaced(text, &COMPILED_ESCAPES)
 }
 
 #[cfg(test)]
@@ -106,6 +154,8 @@ mod tests {
     fn every_rule_is_a_rule() {
         assert_eq!(COMPILED.len(), RULES.len());
         assert_eq!(COMPILED_SECRETS.len(), SECRETS.len());
+        assert_eq!(COMPILED_MORE_SECRETS.len(), MORE_SECRETS.len());
+        assert_eq!(COMPILED_ESCAPES.len(), ESCAPES.len());
         assert!(PADDING.is_some());
     }
 
@@ -149,14 +199,49 @@ mod tests {
 
     #[test]
     fn secrets_are_shown_nowhere() {
+        let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,0A\n\nMC4C\n-----END RSA PRIVATE KEY-----\n";
         let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA\n-----END PRIVATE KEY-----\n";
         for (secret, rest) in [
             ("key km_live_0123456789abcdef.", "key km_live_…."),
             (pem, "-----PRIVATE KEY…-----\n"),
             ("token eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJjIn0.c2lnbmF0dXJl!", "token eyJ…!"),
+            (legacy, "-----PRIVATE KEY…-----\n"),
+            ("a\n-----BEGIN PRIVATE KEY-----\nMC4CAQ\nmore - text", "a\n-----PRIVATE KEY…-----"),
+            ("Authorization: Bearer abc.def/1-2\nx", "Authorization: Bearer …\nx"),
+            (r#"{"authorization": "bearer abc"}"#, r#"{"authorization": "bearer …"}"#),
+            ("km_live_\u{1b}[1m0123456789abcdef\u{1b}[0m", "km_live_…"),
+            ("\u{1b}[31mred\u{1b}]8;;x\u{7}\u{1b}(B", "red"),
         ] {
             assert_eq!(masked(secret), rest);
+            assert_eq!(masked(rest), rest);
         }
+    }
+
+    #[test]
+    fn what_is_compared_hides_whole_keys_only() {
+        let page = |text: &str| Names::default().page(text);
+        for whole in [
+            "-----BEGIN PRIVATE KEY-----\nMC4CAQ+/=\n-----END PRIVATE KEY-----",
+            "-----BEGIN PRIVATE KEY-----\\nMC4CAQ\\n-----END PRIVATE KEY-----",
+            "-----BEGIN EC PRIVATE KEY-----\r\nMC4CAQ\r\n-----END EC PRIVATE KEY-----",
+        ] {
+            assert_eq!(page(whole), "-----PRIVATE KEY…-----", "{whole}");
+        }
+        for text in [
+            "-----BEGIN PRIVATE KEY-----\nWRONG OUTPUT",
+            "-----BEGIN PRIVATE KEY-----\nWRONG OUTPUT\n-----END PRIVATE KEY-----",
+            "Authorization: Bearer wrong",
+        ] {
+            assert_eq!(page(text), text);
+        }
+    }
+
+    #[test]
+    fn lines_of_a_report_are_as_many_as_there_were() {
+        let lines = ["a", "-----BEGIN PRIVATE KEY-----", "MC4C", "b"].map(str::to_owned);
+        assert_eq!(masked_lines(&lines), ["a", "-----PRIVATE KEY…-----", "…", "…"]);
+        let lines = ["-----PRIVATE KEY…-----", "b"].map(str::to_owned);
+        assert_eq!(masked_lines(&lines), lines);
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! Playing a scenario: its steps in one shell, each compared with what the page says.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use km_package::failure::{Failure, Kind};
 
 use super::ground::{Base, Ground};
-use super::normal::{Names, masked};
+use super::normal::{Names, has_secret, masked, masked_lines};
 use super::report::{Case, Done, Outcome, span};
 use super::scenario::{Expected, Given, Scenario, Step, What};
 use super::shell::{Ended, Ran, Shell};
@@ -18,6 +18,10 @@ use super::transcript::Alignment;
 const LIMIT: Duration = Duration::from_secs(60);
 /// How often what was started in the background is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// The exit status of what somebody has stopped: SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM.
+const STOPPED: [i32; 5] = [129, 130, 137, 141, 143];
+/// What `wait` says of a process that the scenario has waited for itself.
+const WAITED_FOR: i32 = 127;
 /// As much of an output is kept in reports.
 const MOST_KEPT: usize = 64 << 10;
 
@@ -46,8 +50,16 @@ struct Play<'a> {
     names: Names,
     limit: Duration,
     corrections: Vec<Correction>,
-    /// Outputs of what runs in the background.
-    logs: usize,
+    /// What runs in the background.
+    started: Vec<Started>,
+}
+
+/// What goes on while the next commands run.
+struct Started {
+    line: Option<usize>,
+    command: String,
+    process: Option<u32>,
+    log: PathBuf,
 }
 
 /// What became of a step, and whether the next ones make sense.
@@ -77,7 +89,7 @@ impl Player<'_> {
         let shell = Shell::start(&ground.home, &ground.environment())?;
         let limit = head.timeout.unwrap_or(LIMIT);
         let (names, corrections) = (Names::default(), Vec::new());
-        let mut play = Play { player: self, shell, ground, names, limit, corrections, logs: 0 };
+        let mut play = Play { player: self, shell, ground, names, limit, corrections, started: Vec::new() };
         play.give(head.given)?;
         let fill = |(page, here): (&String, &String)| Ok((page.clone(), play.ground.fill_in(here)?));
         let aliases = head.alias.iter().map(fill).collect::<Result<HashMap<_, _>, Failure>>()?;
@@ -95,11 +107,33 @@ impl Play<'_> {
             }
             case.steps.push(done);
             if !go_on {
-                break;
+                self.shell.end();
+                return self.corrections;
+            }
+        }
+        for started in std::mem::take(&mut self.started) {
+            if let Some(done) = self.failed_in_background(&started) {
+                case.fail(done.why.clone().unwrap_or_default());
+                case.steps.push(done);
             }
         }
         self.shell.end();
         self.corrections
+    }
+
+    /// What is to be said of what went on, if it has ended and should not have.
+    fn failed_in_background(&mut self, started: &Started) -> Option<Done> {
+        let process = started.process.filter(|process| has_ended(*process))?;
+        let status = exit_of(self.command(&format!("wait {process}")).ended)?;
+        if status == 0 || status == WAITED_FOR || STOPPED.contains(&status) {
+            return None;
+        }
+        let mut done = Done::new(started.line, &started.command);
+        done.exit = Some(status);
+        let output = std::fs::read(&started.log).unwrap_or_default();
+        let name = done.command.lines().next().unwrap_or_default();
+        done.fail(format!("{name} ended with {status}"), Some(self.shown(&String::from_utf8_lossy(&output))));
+        Some(done)
     }
 
     fn step(&mut self, step: &Step) -> Judged {
@@ -110,7 +144,10 @@ impl Play<'_> {
                 Judged { done, go_on: true }
             }
             What::Plain(text) => {
-                let ran = self.command(&self.names.here(text));
+                // A command in its midst that fails is not overlooked: the shell ends there.
+                let text_here =
+                    format!("set -e\n{}\n__km_status=$?\nset +e\n__km_again", self.names.here(text));
+                let ran = self.command(&text_here);
                 self.must_succeed(Done::new(step.line, text), ran)
             }
             What::File { path, content } => {
@@ -135,10 +172,9 @@ impl Play<'_> {
     fn must_succeed(&self, mut done: Done, ran: Ran) -> Judged {
         done.took = ran.took;
         done.exit = exit_of(ran.ended);
-        if let Some(why) = self.trouble(ran.ended).or_else(|| {
-            let status = done.exit.filter(|status| *status != 0)?;
-            Some(format!("exit {status}, where 0 was expected"))
-        }) {
+        let failed = done.exit.filter(|status| *status != 0);
+        let failed = failed.map(|status| format!("exit {status}, where 0 was expected"));
+        if let Some(why) = failed.or_else(|| self.trouble(ran.ended)) {
             done.fail(why, Some(self.shown(&ran.output)));
             return Judged { done, go_on: false };
         }
@@ -150,21 +186,16 @@ impl Play<'_> {
         match ended {
             Ended::Exited(_) => None,
             Ended::WithShell(status) => Some(format!("it ended the scenario's shell (exit {status})")),
+            Ended::Abandoned => Some("the keeper of the scenario's shell was killed".to_owned()),
             Ended::Late => Some(format!("it did not end within {}", span(self.limit))),
             Ended::TooMuch => Some("it printed more than 16 MiB".to_owned()),
             Ended::Interrupted => Some("interrupted".to_owned()),
         }
     }
 
-    /// The end of an output, from the beginning of a line: half a key would not be known as one.
+    /// The end of an output. It is cut when it holds no secrets any more: half a key would not be known as one.
     fn shown(&self, output: &str) -> String {
-        if output.len() <= MOST_KEPT {
-            return self.names.page(output);
-        }
-        let tail = &output.as_bytes()[output.len() - MOST_KEPT..];
-        let begin = tail.iter().position(|byte| *byte == b'\n').map_or(tail.len(), |at| at + 1);
-        let before = output.len() - tail.len() + begin;
-        format!("… {before} bytes before\n{}", self.names.page(&output[before..]))
+        cut(self.names.report(output))
     }
 
     fn lines(&self, output: &str) -> Vec<String> {
@@ -185,24 +216,13 @@ impl Play<'_> {
         }
         let came = self.lines(&ran.output);
         let alignment = Alignment::new(&expected.lines, &came, expected.unordered);
-        let difference = || alignment.difference(&expected.lines, &came);
         let status = done.exit.unwrap_or_default();
         let same_status = status == expected.status;
         if same_status && alignment.matches() {
             return Judged { done, go_on: true };
         }
         if self.player.accept {
-            let mut lines = alignment.accepted(&expected.lines, &came);
-            if status != 0 {
-                lines.push(format!("[exit {status}]"));
-            }
-            if let Some(line) = lines.iter().find(|line| means_more(line)) {
-                done.fail(format!("{line:?} cannot stand in a transcript"), None);
-            } else {
-                let indented = |line: &String| format!("{}{line}", expected.indent).trim_end().to_owned();
-                let lines = lines.iter().map(indented).collect();
-                self.corrections.push(Correction { place: expected.place, lines });
-            }
+            self.accept(&mut done, expected, alignment.accepted(&expected.lines, &came), status);
             return Judged { done, go_on: true };
         }
         let why = if same_status {
@@ -211,51 +231,76 @@ impl Play<'_> {
             format!("exit {status}, where {} was expected", expected.status)
         };
         done.fail(why, Some(self.shown(&ran.output)));
-        done.difference = Some(difference()).filter(|_| !alignment.matches());
+        if !alignment.matches() {
+            done.difference = Some(alignment.difference(&expected.lines, &masked_lines(&came)));
+        }
         Judged { done, go_on: same_status }
+    }
+
+    /// Remembers what a page should say, if it can say that.
+    fn accept(
+        &mut self,
+        done: &mut Done,
+        expected: &Expected,
+        lines: Result<Vec<String>, String>,
+        status: i32,
+    ) {
+        let mut lines = match lines {
+            Ok(lines) if has_secret(&lines.join("\n")) => {
+                return done
+                    .fail("what came holds a secret, which cannot stand in a transcript".to_owned(), None);
+            }
+            Ok(lines) => lines,
+            Err(line) => {
+                return done.fail(format!("{:?} cannot stand in a transcript", masked(&line)), None);
+            }
+        };
+        if status != 0 {
+            lines.push(format!("[exit {status}]"));
+        }
+        let indented = |line: &String| format!("{}{line}", expected.indent).trim_end().to_owned();
+        let lines = lines.iter().map(indented).collect();
+        self.corrections.push(Correction { place: expected.place, lines });
     }
 
     /// Starts a command, and waits until the lines shown have come.
     fn background(&mut self, mut done: Done, text: &str, expected: &Expected) -> Judged {
         let begun = Instant::now();
-        let log = self.ground.notes.join(format!("{}.log", self.logs));
-        self.logs += 1;
-        let started = self.start(&self.names.here(text), &log);
-        let (came, why) = match self.trouble(started.ended) {
+        let (started, why) = self.start(done.line, &self.names.here(text), text);
+        let (came, why) = match why {
             Some(why) => (Vec::new(), Some(why)),
-            None => self.await_lines(expected, &log, started.background),
+            None => self.await_lines(expected, &started),
         };
+        self.started.push(started);
         done.took = begun.elapsed();
         let Some(why) = why else { return Judged { done, go_on: true } };
         let alignment = Alignment::new(&expected.lines, &came, false);
         if self.player.accept && !came.is_empty() {
-            let lines = came.iter().map(|line| format!("{}{line}", expected.indent)).collect();
-            self.corrections.push(Correction { place: expected.place, lines });
+            let lines = Alignment::new(&[], &came, false).accepted(&[], &came);
+            self.accept(&mut done, expected, lines, 0);
             return Judged { done, go_on: true };
         }
-        done.fail(why, Some(came.join("\n")));
-        done.difference = Some(alignment.difference(&expected.lines, &came));
+        done.fail(why, Some(self.shown(&came.join("\n"))));
+        done.difference = Some(alignment.difference(&expected.lines, &masked_lines(&came)));
         Judged { done, go_on: false }
     }
 
-    /// Starts a command in the background, so that `$!` is its own.
-    fn start(&mut self, command: &str, log: &Path) -> Ran {
-        let log = quoted(&log.to_string_lossy());
-        self.command(&format!("exec 6>&1 7>&2 >{log} 2>&1\n{command} &\nexec >&6 2>&7 6>&- 7>&-"))
+    /// Starts a command in the background, so that `$!` is its own. Also says why it could not.
+    fn start(&mut self, line: Option<usize>, command: &str, shown: &str) -> (Started, Option<String>) {
+        let log = self.ground.notes.join(format!("{}.log", self.started.len()));
+        let to = quoted(&log.to_string_lossy());
+        let command = in_background(command);
+        let ran = self.command(&format!("exec 6>&1 7>&2 >{to} 2>&1\n{command}\nexec >&6 2>&7 6>&- 7>&-"));
+        (Started { line, command: shown.to_owned(), process: ran.background, log }, self.trouble(ran.ended))
     }
 
     /// What has come when all lines have, and why they did not.
-    fn await_lines(
-        &self,
-        expected: &Expected,
-        log: &Path,
-        process: Option<u32>,
-    ) -> (Vec<String>, Option<String>) {
+    fn await_lines(&self, expected: &Expected, started: &Started) -> (Vec<String>, Option<String>) {
         let deadline = Instant::now() + self.limit;
         loop {
             // Looked at before the log: what it wrote last has been written by then.
-            let ended = process.is_some_and(has_ended);
-            let came = self.lines(&String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()));
+            let ended = started.process.is_some_and(has_ended);
+            let came = self.lines(&String::from_utf8_lossy(&std::fs::read(&started.log).unwrap_or_default()));
             if Alignment::new(&expected.lines, &came, false).holds_all() {
                 return (came, None);
             }
@@ -299,7 +344,7 @@ impl Play<'_> {
             ended => {
                 let why =
                     self.trouble(ended).unwrap_or_else(|| format!("exit {}", exit_of(ended).unwrap_or(1)));
-                let output = masked(ran.output.trim_end());
+                let output = self.shown(ran.output.trim_end());
                 Err(Failure::new(Kind::Failed, format_args!("what is given: $ {command}\n{why}\n{output}")))
             }
         }
@@ -307,8 +352,8 @@ impl Play<'_> {
 
     /// Starts the plugin API; gives its URL.
     fn serve(&mut self) -> Result<String, Failure> {
-        let log = self.ground.notes.join("serve.log");
-        let started = self.start("km-pack serve --listen 127.0.0.1:0 --json", &log);
+        let serve = "km-pack serve --listen 127.0.0.1:0 --json";
+        let (started, why) = self.start(None, serve, serve);
         let says = Expected {
             lines: vec!["{\"listening\":[..]}".to_owned()],
             place: (0, 0),
@@ -316,10 +361,11 @@ impl Play<'_> {
             status: 0,
             unordered: false,
         };
-        let (came, why) = match self.trouble(started.ended) {
+        let (came, why) = match why {
             Some(why) => (Vec::new(), Some(why)),
-            None => self.await_lines(&says, &log, started.background),
+            None => self.await_lines(&says, &started),
         };
+        self.started.push(started);
         let url = came.iter().find_map(|line| {
             let document: serde_json::Value = serde_json::from_str(line).ok()?;
             Some(document.get("listening")?.as_str()?.to_owned())
@@ -356,13 +402,24 @@ impl Done {
 pub(super) fn exit_of(ended: Ended) -> Option<i32> {
     match ended {
         Ended::Exited(status) | Ended::WithShell(status) => Some(status),
-        Ended::Late | Ended::TooMuch | Ended::Interrupted => None,
+        Ended::Abandoned | Ended::Late | Ended::TooMuch | Ended::Interrupted => None,
     }
 }
 
-/// Whether a line of output would be read as something else.
-fn means_more(line: &str) -> bool {
-    line.starts_with("$ ") || line == "$" || line.trim_start().starts_with("```")
+/// The end of a long text, from the beginning of a line if there is one.
+fn cut(text: String) -> String {
+    if text.len() <= MOST_KEPT {
+        return text;
+    }
+    let earliest = text.ceil_char_boundary(text.len() - MOST_KEPT);
+    let before = text[earliest..].find('\n').map_or(earliest, |at| earliest + at + 1);
+    format!("… {before} bytes before\n{}", &text[before..])
+}
+
+/// A command with its `&`, which belongs to all of it and to no comment or here-document. What needs no
+/// braces has none: not every shell puts what is in them in its own place.
+fn in_background(command: &str) -> String {
+    if command.contains(['#', '\n', ';']) { format!("{{ {command}\n}} &") } else { format!("{command} &") }
 }
 
 /// A word for the shell.
@@ -384,4 +441,26 @@ fn has_ended(process: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     state.is_none_or(|state| state == 'Z' || state == 'X')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_output_is_cut_when_it_is_masked() {
+        let key = format!("-----BEGIN PRIVATE KEY-----\n{}", "QUJD\n".repeat(20_000));
+        assert_eq!(cut(Names::default().report(&key)), "-----PRIVATE KEY…-----");
+        let long = format!("{}\nlast", "ä".repeat(MOST_KEPT));
+        assert_eq!(cut(long), "… 131073 bytes before\nlast");
+        assert!(cut("ä".repeat(MOST_KEPT)).ends_with('ä'));
+        assert_eq!(cut("short".to_owned()), "short");
+    }
+
+    #[test]
+    fn what_is_put_in_the_background_is_all_of_it() {
+        assert_eq!(in_background("sleep 20"), "sleep 20 &");
+        assert_eq!(in_background("sleep 20 # serve"), "{ sleep 20 # serve\n} &");
+        assert_eq!(in_background("cat <<E\nx\nE"), "{ cat <<E\nx\nE\n} &");
+    }
 }

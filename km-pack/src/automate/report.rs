@@ -307,7 +307,8 @@ impl Report {
     pub fn text(&self) -> String {
         let mut text = String::new();
         for case in self.failures() {
-            text.push_str(&format!("{}\nagain: {}\n\n", case.account(), self.again(case)));
+            let account = super::transcript::beginning(&case.account());
+            text.push_str(&format!("{account}\nagain: {}\n\n", self.again(case)));
         }
         text.push_str(&self.table());
         let place = self.report.display();

@@ -112,6 +112,7 @@ impl Scenario {
     /// # Errors
     /// Where something is not understood.
     pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let lines: Vec<&str> = text.lines().collect();
         let (head, begin) = read_head(&lines)?;
         let mut reader = Reader { lines: &lines, at: begin, title: None, steps: Vec::new() };
@@ -178,11 +179,25 @@ impl<'a> Reader<'a> {
             }
             self.at += 1;
             remark = read_remark(text, self.at)?.map(|remark| (self.at, remark));
+            if text.starts_with("<!--") {
+                self.skip_comment()?;
+                continue;
+            }
             if let Some(title) = text.strip_prefix("# ") {
                 self.title.get_or_insert_with(|| title.trim().to_owned());
             }
         }
         remark.map_or(Ok(()), |(line, _)| refuse(line, "no block follows directly"))
+    }
+
+    /// Goes on after the comment that begins in the line before.
+    fn skip_comment(&mut self) -> Result<(), Refusal> {
+        let begin = self.at;
+        let Some(length) = self.lines[begin - 1..].iter().position(|line| line.contains("-->")) else {
+            return refuse(begin, "the comment has no end");
+        };
+        self.at += length;
+        Ok(())
     }
 
     /// The block that begins with this line, if one does. Afterwards it is behind.
@@ -224,7 +239,8 @@ impl<'a> Reader<'a> {
                     (Some("sh"), None, None) => {
                         for (line, text) in split(&block.content).map_err(|at| Refusal {
                             line: block.line + 1 + at,
-                            what: "the command does not end in this block".to_owned(),
+                            what: "the command does not end in this block, or `sh` does not understand it"
+                                .to_owned(),
                         })? {
                             self.steps.push(Step { line: block.line + 1 + line, what: What::Plain(text) });
                         }
@@ -237,6 +253,14 @@ impl<'a> Reader<'a> {
                             "`{}` is not understood: `sh`, `console`, `console unordered` or `console background`",
                             block.info
                         );
+                        return refuse(block.line, what);
+                    }
+                    (Some(language), ..) if is_shell(language) => {
+                        let what = format!("`{language}` is not run; write `sh`, or `<!-- not run: WHY -->`");
+                        return refuse(block.line, what);
+                    }
+                    _ if block.content.first().is_some_and(|line| line.starts_with("$ ")) => {
+                        let what = "a transcript is `console`; else `<!-- not run: WHY -->` stands before it";
                         return refuse(block.line, what);
                     }
                     _ => {}
@@ -253,6 +277,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// One command, and lines that say when the next one may begin.
     fn background(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
         let mut commands = read_transcript(block, false)?;
         let (Some((line, text, expected)), true) = (commands.pop(), commands.is_empty()) else {
@@ -261,13 +286,38 @@ impl<'a> Reader<'a> {
         if expected.status != 0 {
             return refuse(line, "what goes on in the background has no exit status yet");
         }
+        if expected.lines.iter().all(|line| stands_for_all(line)) {
+            return refuse(line, "a block in the background shows what to wait for");
+        }
         self.steps.push(Step { line, what: What::Background { text, expected } });
         Ok(())
     }
 }
 
+/// Whether a block in this language looks as if it were run.
+fn is_shell(language: &str) -> bool {
+    ["sh", "shell", "bash", "zsh"].iter().any(|shell| language.eq_ignore_ascii_case(shell))
+}
+
+/// Whether a line of a transcript holds whatever comes.
+fn stands_for_all(line: &str) -> bool {
+    matches!(line.trim(), "" | "..." | "[..]")
+}
+
+/// What a comment says; `line` is its own. One that says something stands alone in its line.
 fn read_remark(text: &str, line: usize) -> Result<Option<Remark>, Refusal> {
-    let Some(comment) = text.strip_prefix("<!--").and_then(|rest| rest.strip_suffix("-->")) else {
+    let Some(comment) = text.strip_prefix("<!--") else { return Ok(None) };
+    let begins = |word: &str| {
+        let rest = comment.trim_start().strip_prefix(word);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric()))
+    };
+    if begins("scenario") {
+        return refuse(line, "`<!-- scenario` is the file's first line, or not there");
+    }
+    let Some(comment) = comment.strip_suffix("-->") else {
+        if begins("file:") || begins("not run:") {
+            return refuse(line, "the comment stands alone in its line");
+        }
         return Ok(None);
     };
     let said = |word: &str| comment.trim().strip_prefix(word).map(|rest| rest.trim().to_owned());

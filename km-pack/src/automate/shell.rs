@@ -52,6 +52,8 @@ pub(super) enum Ended {
     Exited(i32),
     /// The shell ended with it.
     WithShell(i32),
+    /// The shell's keeper is gone, without a word of the shell.
+    Abandoned,
     /// Not in time.
     Late,
     /// It did not end writing.
@@ -124,18 +126,19 @@ impl Shell {
             } else {
                 match self.read_some(deadline) {
                     Ok(true) => continue,
-                    // The keeper was killed.
-                    Ok(false) | Err(_) => Ended::WithShell(137),
+                    Ok(false) | Err(_) => Ended::Abandoned,
                 }
             };
             return (ended, std::mem::take(&mut self.read), None);
         }
     }
 
-    /// Reads what there is, waiting a moment for it. False at the end.
+    /// Reads what there is, waiting a moment for it. False at the end, also when only the keeper has ended.
     fn read_some(&mut self, deadline: Instant) -> io::Result<bool> {
         let time = deadline.saturating_duration_since(Instant::now()).min(LOOK);
         let time = Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };
+        // Looked at before its output: what it wrote last has been written by then.
+        let abandoned = self.keeper.has_ended();
         let output = self.keeper.output();
         let ready = {
             let mut polled = [PollFd::from_borrowed_fd(output.as_fd(), PollFlags::IN)];
@@ -146,7 +149,7 @@ impl Shell {
             }
         };
         if !ready {
-            return Ok(true);
+            return Ok(!abandoned);
         }
         let mut piece = [0; 64 << 10];
         let length = output.read(&mut piece)?;

@@ -585,3 +585,91 @@ fn two_runs_in_one_checkout_are_refused() {
     checkout.write("c/tests/scenarios/long.md", &page(&console("$ true")));
     checkout.test(&[]).expect(0);
 }
+
+#[test]
+fn what_would_be_syntax_is_not_accepted() {
+    let lines = ["> touch $HOME/x", "[exit 4]", "...", "a [..] b", "$ ls", "```", "~~~"];
+    for line in lines {
+        let checkout = Checkout::new(&[("broken", &console(&format!("$ echo '{line}'")))]);
+        let before = checkout.read("c/tests/scenarios/broken.md");
+        let finished = checkout.test(&["--accept"]).expect(1);
+        assert!(finished.text().contains("cannot stand in a transcript"), "{line}: {finished:?}");
+        assert_eq!(checkout.read("c/tests/scenarios/broken.md"), before);
+    }
+    let begin = console("$ echo '-----BEGIN PRIVATE KEY-----'; echo QUJD");
+    let checkout = Checkout::new(&[("broken", &begin)]);
+    checkout.test(&["--accept"]).expect(1);
+    assert!(!checkout.read("c/tests/scenarios/broken.md").contains("\nQUJD"));
+}
+
+#[test]
+fn half_a_private_key_is_compared_and_not_shown() {
+    let text = "$ echo '-----BEGIN PRIVATE KEY-----'; echo WRONG OUTPUT; echo \"km_live_$(printf '\\033[1m')0123456789abcdef\"\n-----BEGIN PRIVATE KEY-----\nright\n[..]";
+    let (why, output, difference) = broken(&console(text));
+    assert_eq!(why, "the output is not as expected");
+    assert_eq!(output, "-----PRIVATE KEY…-----");
+    assert_eq!(difference, "  -----PRIVATE KEY…-----\n- right\n  …\n+ …\n");
+}
+
+#[test]
+fn a_command_that_fails_in_the_midst_of_a_block_is_a_failure() {
+    let why = "exit 1, where 0 was expected";
+    for text in
+        ["false; true", "echo if\nfalse\necho fi", "for i in 1 2; do\n  false\n  true\ndone", "true && false"]
+    {
+        assert_eq!(broken(&format!("```sh\n{text}\n```\n")).0, why, "{text}");
+    }
+    let text = "```sh\nfalse || true\nif false; then :; fi\necho $((1 << 2)) > x\ncat <<EOF >> x\n4 < 5\nEOF\nx=1\n```\n\
+                ```console\n$ false\n[exit 1]\n$ cat x; echo \"$x\"\n4\n4 < 5\n1\n```\n";
+    Checkout::new(&[("good", text)]).test(&[]).expect(0);
+}
+
+#[test]
+fn what_fails_in_the_background_is_a_failure() {
+    let page = |command: &str, then: &str| {
+        format!("```console background\n$ {command}\nready\n```\n```sh\n{then}\n```\n")
+    };
+    let (why, output, _) = broken(&page("echo ready; sleep 0.1; echo bad; exit 101", "sleep 0.5"));
+    assert_eq!(why, "echo ready; sleep 0.1; echo bad; exit 101 ended with 101");
+    assert_eq!(output, "ready\nbad\n");
+    for (command, then) in [
+        ("echo ready # and that is all", "sleep 0.2"),
+        ("echo ready; sleep 1000 # for long", "true"),
+        ("echo ready; exec sleep 1000", "kill $!; sleep 0.2"),
+        ("echo ready; exec sleep 1000", "kill $!; wait $! || true"),
+    ] {
+        Checkout::new(&[("good", &page(command, then))]).test(&[]).expect(0);
+    }
+}
+
+#[test]
+fn a_stopped_keeper_stops_nobody_else() {
+    let checkout = Checkout::new(&[]);
+    let pid = checkout.path("pid");
+    let text = format!(
+        "<!-- scenario\ntimeout = \"300ms\"\n-->\n```sh\nsetsid sleep 1000 & echo $! > {}\n```\n{}",
+        path(&pid),
+        console("$ kill -STOP $PPID; sleep 1000")
+    );
+    checkout.write("c/tests/scenarios/broken.md", &page(&text));
+    assert_eq!(checkout.failure().0, "it did not end within 0.3 s");
+    let process: u32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+    assert!(!alive(process), "nothing of the scenario is left");
+}
+
+#[test]
+fn a_killed_keeper_is_named_at_once() {
+    let begun = std::time::Instant::now();
+    let (why, ..) = broken(&console("$ sleep 1000 & kill -9 $PPID; sleep 1000"));
+    assert_eq!(why, "the keeper of the scenario's shell was killed");
+    assert!(begun.elapsed().as_secs() < 30);
+}
+
+#[test]
+fn a_terminal_shows_the_beginning_of_a_long_difference() {
+    let checkout = Checkout::new(&[("broken", &console("$ seq 100 300"))]);
+    let finished = checkout.test(&[]).expect(1);
+    let text = finished.text();
+    assert!(text.contains("more lines, see report") && !text.contains("+ 200\n"), "{text}");
+    assert!(checkout.read("c/logs/report.md").contains("+ 300\n"));
+}

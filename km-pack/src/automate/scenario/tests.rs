@@ -76,6 +76,47 @@ fn output_may_look_like_much() {
 }
 
 #[test]
+fn what_stands_in_a_comment_is_not_run() {
+    let steps =
+        parse("\u{feff}# T\n<!--\n```console\n$ not run\n```\n-->\n<!-- a\n# b --> c\n```sh\nls\n```\n");
+    assert_eq!(steps, [Step { line: 10, what: What::Plain("ls".to_owned()) }]);
+    let text =
+        "\u{feff}<!-- scenario\nslow = true\n-->\n# T\n```sh\nls\n```\n```markdown\n<!-- scenario\n```\n";
+    assert!(Scenario::parse(text).unwrap().head.slow);
+}
+
+#[test]
+fn blocks_that_look_like_commands_are_run_or_say_why_not() {
+    for language in ["", "consle", "Console", "text", "shell"] {
+        let text = |remark: &str| format!("# T\n{remark}```{language}\n$ ls\n```\n```sh\nls\n```\n");
+        assert!(refused(&text("")).starts_with("2: "), "{language}");
+        assert_eq!(parse(&text("<!-- not run: why -->\n")).len(), 2, "{language}");
+        assert_eq!(parse(&text("<!-- file: x -->\n")).len(), 2, "{language}");
+    }
+}
+
+/// What `automate.toml` names is found from the root of the checkout.
+#[test]
+fn all_pages_of_this_checkout_are_understood() {
+    fn check(path: &std::path::Path) -> usize {
+        if path.is_dir() {
+            let entries = std::fs::read_dir(path).unwrap();
+            return entries.map(|entry| check(&entry.unwrap().path())).sum();
+        }
+        if path.extension().is_none_or(|extension| extension != "md") {
+            return 0;
+        }
+        let text = std::fs::read_to_string(path).unwrap();
+        Scenario::parse(&text).unwrap_or_else(|refusal| panic!("{}: {refusal:?}", path.display()));
+        1
+    }
+    let checkout = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let config = super::super::config::Config::read(checkout).unwrap();
+    let pages: usize = config.scenarios.iter().map(|path| check(&checkout.join(path))).sum();
+    assert!(pages > config.scenarios.len());
+}
+
+#[test]
 fn what_is_not_understood_is_refused_with_its_line() {
     for (text, expected) in [
         ("```sh\nls\n```\n", "1: there is no heading"),
@@ -90,6 +131,17 @@ fn what_is_not_understood_is_refused_with_its_line() {
         ("# T\n```console\n$ a\n[exit 1]\nmore\n```\n", "5: after the exit status"),
         ("# T\n```console background\n$ a\n$ b\n```\n", "2: a block in the background holds one"),
         ("# T\n```console background\n$ a\n[exit 1]\n```\n", "3: what goes on in the background"),
+        ("# T\n```console background\n$ a\n```\n", "3: a block in the background shows what to wait for"),
+        ("# T\n```console background\n$ a\n...\n[..]\n```\n", "3: a block in the background shows"),
+        ("\n<!-- scenario\nslow = true\n-->\n# T\n", "2: `<!-- scenario` is the file's first line"),
+        ("# T\n<!--scenario slow = true -->\n", "2: `<!-- scenario` is the file's first line"),
+        ("<!-- scenario slow = true -->\n# T\n", "1: `<!-- scenario` is the file's first line"),
+        ("# T\n```consle\n$ a\n```\n", "2: a transcript is `console`"),
+        ("# T\n```bash\nls\n```\n", "2: `bash` is not run; write `sh`"),
+        ("# T\n```Shell\nls\n```\n", "2: `Shell` is not run; write `sh`"),
+        ("# T\n<!-- not run: a\nb -->\n```sh\nls\n```\n", "2: the comment stands alone"),
+        ("# T\n<!-- file: a --> b\n```sh\nls\n```\n", "2: the comment stands alone"),
+        ("# T\n<!-- a\n```sh\nls\n```\n", "2: the comment has no end"),
         ("# T\n<!-- file: a -->\ntext\n```sh\nls\n```\n", "2: no block follows directly"),
         ("# T\n```sh\nls\n```\n<!-- file: a -->\n", "5: no block follows directly"),
         ("# T\n<!-- file: -->\n```toml\n```\n", "2: nothing stands after the colon"),
