@@ -237,6 +237,11 @@ impl<'a> Suite<'a> {
     }
 
     fn test(&self, report: &mut Report) -> Result<(), Failure> {
+        if self.files.is_empty() {
+            let what = "automate.toml names no scenario, and nothing else is tested";
+            let failure = Failure::new(Kind::NotFound, what);
+            return Err(failure.help("`scenarios` lists Markdown files, or folders of them"));
+        }
         let workplace = Workplace::new(&self.environment.temporary)?;
         let built = match &self.request.bins {
             Some(_) => self.target().join("debug"),
@@ -349,13 +354,6 @@ fn find_scenarios(checkout: &Path, config: &Config) -> Result<Vec<ScenarioFile>,
         } else {
             found.push(ScenarioFile { name: name_of(path), path: path.clone() });
         }
-    }
-    if found.is_empty() {
-        return Err(Failure::new(
-            Kind::NotFound,
-            "automate.toml names no scenario, and nothing else is tested",
-        )
-        .help("`scenarios` lists Markdown files, or folders of them"));
     }
     found.sort();
     match found.windows(2).find(|pair| pair[0].name == pair[1].name) {

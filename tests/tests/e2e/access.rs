@@ -168,7 +168,7 @@ fn a_revoked_key_ends_its_plugins_at_the_next_renewal() {
 
 #[test]
 fn without_the_api_a_session_goes_on_until_its_tokens_end_and_then_with_what_is_free() {
-    let mut server = ApiServer::start(&["--token-lifetime", "4s"]);
+    let mut server = ApiServer::start(&["--token-lifetime", "8s"]);
     let (environment, _) = ready(&server, "Pro", "refresh_interval = \"500ms\"");
     let mut session = begin(&environment, &[]);
     wait_for_life(&session, &environment, "api-logger", "active");

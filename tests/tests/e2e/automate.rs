@@ -673,3 +673,10 @@ fn a_terminal_shows_the_beginning_of_a_long_difference() {
     assert!(text.contains("more lines, see report") && !text.contains("+ 200\n"), "{text}");
     assert!(checkout.read("c/logs/report.md").contains("+ 300\n"));
 }
+
+#[test]
+fn a_suite_that_tests_nothing_has_not_passed() {
+    let checkout = Checkout::new(&[]);
+    let refused = checkout.test(&[]).expect(6);
+    assert!(refused.stderr.contains("names no scenario"), "{refused:?}");
+}
